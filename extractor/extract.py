@@ -1,0 +1,181 @@
+"""`abaw extract`: embeddings of every frame into the store, each frame decoded once for all encoders.
+
+Three steps run side by side: the reader's threads decode (`images`), this loop resizes and runs the models on
+the device (`mapper`), and one thread fetches the results and writes them (`sink`). Batches are aligned to the table,
+and the last one is padded to full size: a frame then always stands at the same place of a batch of the same shape,
+so a resumed extraction gives the same bits as one that was never interrupted.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import ConfigError, ImageError, unknown_name
+from featurestore.store import FeatureStore
+from heads.devices import resolve_device
+
+from .encoder import Encoder
+from .images import FrameReader
+from .mapper import Mapper, map_block, open_mapper, pending_blocks
+from .precision import choose_precision
+from .sink import BackgroundSink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractConfig:
+    """Options of an extraction.
+
+    Attributes
+    ----------
+    device, precision
+        Where and how to compute; ``auto`` chooses.
+    batch
+        Frames a forward pass; a power of two. An encoder that is partly extracted keeps the batch it began with.
+    n_workers
+        Threads that decode.
+    stored
+        Element type of the stored embeddings, float16 or float32.
+    stop_on_error
+        Raise at the first frame that cannot be read, rather than list and mask it.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch: int = 64
+    n_workers: int = 2
+    stored: str = "float16"
+    stop_on_error: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class ExtractReport:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    computed
+        Encoder to rows computed now.
+    reused
+        Encoder to rows that were in the store already.
+    failures
+        Row number to reason, for frames that could not be read in this run.
+    n_frames
+        Frames decoded now.
+    seconds
+        Wall time of the run.
+    busy_s
+        Of these, the time in which the models ran.
+    """
+
+    computed: dict[str, int] = field(default_factory=dict)
+    reused: dict[str, int] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    n_frames: int = 0
+    seconds: float = 0.0
+    busy_s: float = 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames decoded and encoded a second; 0 if there was nothing to do."""
+        return self.n_frames / self.seconds if self.n_frames else 0.0
+
+
+def extract(
+    store: FeatureStore,
+    encoders: Mapping[str, Encoder],
+    image_root: Path,
+    config: ExtractConfig,
+    *,
+    on_progress: Callable[[int, int, int], None] | None = None,
+) -> ExtractReport:
+    """Compute what the store does not hold yet.
+
+    Parameters
+    ----------
+    store
+        Where the embeddings go, chunk by chunk with the commit protocol.
+    encoders
+        Name in the store to encoder.
+    image_root
+        Folder that the frames' paths are relative to.
+    config
+        Options.
+    on_progress
+        Called with frames done, frames to do in this run, and frames that failed.
+
+    Returns
+    -------
+    What was done.
+
+    Raises
+    ------
+    EncoderMismatchError
+        If a name in the store belongs to other weights or preprocessing.
+    PrecisionError
+        If an encoder puts out a value that is not finite, or that the stored type cannot hold.
+    ImageError
+        With `stop_on_error`, at the first frame that cannot be read.
+    """
+    _check(config)
+    device = resolve_device(config.device)
+    precision = choose_precision(config.precision, device)
+    started = time.perf_counter()
+    report = ExtractReport()
+    with ExitStack() as stack:
+        mappers = [
+            stack.enter_context(open_mapper(store, name, encoder, config.stored, config.batch, precision, device))
+            for name, encoder in encoders.items()
+        ]
+        for mapper in mappers:
+            report.computed[mapper.name] = mapper.n_pending
+            report.reused[mapper.name] = len(store.frames) - mapper.n_pending
+        block = max(mapper.batch for mapper in mappers)
+        blocks = pending_blocks(mappers, block, len(store.frames))
+        if blocks:
+            reader = FrameReader(image_root, store.frames.data["path"].to_list(), n_workers=config.n_workers)
+            stack.callback(reader.close)
+            sink = stack.enter_context(BackgroundSink())
+            _run(reader, mappers, sink, blocks, block, config, report, on_progress)
+    report.busy_s = sum(mapper.clock.seconds() for mapper in mappers)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _run(
+    reader: FrameReader,
+    mappers: Sequence[Mapper],
+    sink: BackgroundSink,
+    blocks: Sequence[NDArray[np.int64]],
+    block: int,
+    config: ExtractConfig,
+    report: ExtractReport,
+    on_progress: Callable[[int, int, int], None] | None,
+) -> None:
+    total = sum(len(rows) for rows in blocks)
+    for frames in reader.batches(blocks):
+        if frames.failures and config.stop_on_error:
+            position, reason = next(iter(frames.failures.items()))
+            path = reader.paths[frames.rows[position]]
+            raise ImageError(f"Frame {path} (under {reader.root}) cannot be read: {reason}. Mend or remove it.")
+        for mapper, start, embeddings, failures in map_block(mappers, frames, block):
+            sink.put(mapper.writer, start, embeddings, failures)
+        report.n_frames += len(frames.rows)
+        report.failures = reader.failures
+        if on_progress is not None:
+            on_progress(report.n_frames, total, len(reader.failures))
+
+
+def _check(config: ExtractConfig) -> None:
+    if config.batch < 1 or config.batch & (config.batch - 1):
+        raise ConfigError(
+            f"The batch must be a power of two, so that chunks hold whole batches, but is {config.batch}."
+        )
+    if config.n_workers < 1:
+        raise ConfigError(f"At least one thread must decode, but {config.n_workers} were asked for.")
+    if config.stored not in ("float16", "float32"):
+        raise unknown_name("stored type", config.stored, ("float16", "float32"))

@@ -1,0 +1,309 @@
+"""`abaw finetune`: an encoder trained end to end on the labelled rows of one task, or of several.
+
+This is where per-task encoders come from (ABAW7, the Netease Fuxi system, stage 3). The head on top is the plain
+frame head of `heads`, with the same losses and scores; it is thrown away, the encoder is kept, from the epoch with the
+best validation score. Defaults follow MAE's fine-tuning recipe (He et al., 2022): AdamW, base learning rate 5e-4
+for 256 images, layer decay .65, drop path .1, weight decay .05.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from featurestore.errors import ConfigError
+from featurestore.frames import FrameTable
+from heads.config import HeadConfig
+from heads.devices import resolve_device
+from heads.losses import MultiTaskLoss
+from heads.model import HeadModel
+from heads.targets import Targets
+from heads.tasks import in_task_order
+
+from .augment import Augmentation, augment_clips
+from .clips import labelled_clips
+from .encoder import Encoder, EncoderSpec, weights_digest
+from .images import DecodedFrames, FrameReader
+from .precision import choose_precision
+from .preprocess import assemble, normalise, upload
+from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
+from .validate import validation_score
+from .workbench import TrainedEncoder, Workbench, run_key
+
+_INITIALISATION: Final = 2**31 - 1  # a "step" that no run reaches
+
+
+class FinetuneConfig(BaseModel):
+    """Options of a fine-tuning run.
+
+    Attributes
+    ----------
+    tasks
+        One task, or several for end-to-end joint training.
+    weights
+        Task to the weight of its loss; 1 where not named.
+    epochs, warmup_epochs
+        Length of the run.
+    batch, clip
+        Frames a step, and neighbouring rows that share one draw of the augmentation.
+    base_learning_rate
+        For 256 frames a step; scaled linearly with `batch`.
+    layer_decay
+        Factor on the learning rate from one block to the one below it.
+    drop_path
+        Stochastic depth of the last block; falls linearly towards the first.
+    augmentation
+        Strengths.
+    seed
+        Of the head's initial weights and all randomness.
+    precision
+        auto, float32, bfloat16 or float16.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: tuple[str, ...]
+    weights: dict[str, float] = Field(default_factory=dict)
+    epochs: int = Field(default=20, ge=1)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    batch: int = Field(default=128, ge=2)
+    clip: int = Field(default=4, ge=1)
+    base_learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float = Field(default=0.65, gt=0, le=1)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    augmentation: Augmentation = Augmentation()
+    seed: int = Field(default=1, ge=0)
+    precision: str = "auto"
+
+
+class FineTuned(nn.Module):
+    """An encoder with a frame head on top.
+
+    Parameters
+    ----------
+    encoder
+        Trained along.
+    tasks
+        What the head puts out.
+    """
+
+    def __init__(self, encoder: Encoder, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = HeadModel(HeadConfig(encoder="live", joint=tasks, temporal="none", seq=1), encoder.dim)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Task to outputs (n, 1, n_outputs), of normalised images (n, 3, side, side)."""
+        embeddings = self.encoder(images)  # (n, dim)
+        outputs: dict[str, Tensor] = self.head([embeddings[:, None].float()])
+        return outputs
+
+
+def finetune(
+    frames: FrameTable,
+    image_root: Path,
+    parent: Encoder,
+    workbench: Workbench,
+    config: FinetuneConfig,
+    *,
+    parent_name: str,
+    device: str = "auto",
+    n_workers: int = 2,
+    force: bool = False,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[int, float, bool], None] | None = None,
+) -> TrainedEncoder:
+    """Fine-tune an encoder, or continue a killed run.
+
+    Parameters
+    ----------
+    frames
+        Train rows with a label of a task are trained on; the best epoch is chosen on the val rows.
+    image_root
+        Folder that the frames' paths are relative to.
+    parent, parent_name
+        Where to start from, and what it is called.
+    workbench
+        Where the encoder appears.
+    config
+        Options.
+    device, n_workers
+        Where to compute, and threads that decode.
+    force
+        Replace an encoder, or an interrupted run, of other options.
+    on_step
+        Called with steps done, steps in all, and the loss.
+    on_epoch
+        Called with the epoch's number, its validation score, and whether it is the best so far.
+
+    Returns
+    -------
+    The finished encoder; at once if it was finished before.
+
+    Raises
+    ------
+    ConfigError
+        If train or val hold no label of the tasks.
+    """
+    tasks = in_task_order(config.tasks)
+    key = run_key(config, frames.fingerprint, weights_digest(parent), parent.spec.model_dump_json(exclude={"origin"}))
+    done = workbench.finished(key, force=force)
+    if done is not None:
+        return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
+    target = resolve_device(device)
+    precision = choose_precision(config.precision, target)
+    targets = Targets.from_frames(frames)
+    clips = labelled_clips(frames, targets, tasks, split="train", length=config.clip)
+    val_rows = labelled_rows(frames, targets, tasks, split="val")
+    if not len(clips) or not len(val_rows):
+        raise ConfigError(
+            f"Fine-tuning on {','.join(tasks)} needs labelled train and val rows, but there are "
+            f"{int(clips.mask.sum())} and {len(val_rows)}. `abaw frames` shows what is labelled."
+        )
+
+    seed_step(config.seed, _INITIALISATION)
+    model = FineTuned(with_drop_path(parent, config.drop_path), tasks).to(target)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=1.0, betas=(0.9, 0.999))
+    clips_per_batch = max(1, config.batch // config.clip)
+    schedule = Schedule(
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch(len(clips), clips_per_batch),
+        warmup_epochs=config.warmup_epochs,
+        learning_rate=config.base_learning_rate * config.batch / 256,
+    )
+    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=n_workers)
+    loss_of = _Loss(model, targets, tasks, config, target)
+
+    def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:
+        batches = list(
+            shuffled_batches(
+                len(clips), batch=clips_per_batch, schedule=schedule, seed=config.seed, first_step=first_step
+            )
+        )
+        decoded = reader.batches(clips.rows[batch].reshape(-1) for batch in batches)
+        for batch, images in zip(batches, decoded, strict=True):
+            yield lambda batch=batch, images=images: loss_of(images, clips.mask[batch].reshape(-1))  # type: ignore[misc]
+
+    def end_of_epoch(epoch: int, progress: Progress) -> None:
+        model.eval()
+        score = validation_score(model, parent.spec, reader, val_rows, targets, device=target, precision=precision)
+        progress.history[-1]["val"] = score
+        is_best = progress.best_score is None or score > progress.best_score
+        if is_best:
+            progress.best_score = score
+            weights = model.encoder.state_dict()
+            progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        if on_epoch is not None:
+            on_epoch(epoch, score, is_best)
+
+    try:
+        progress = train(
+            model,
+            optimizer,
+            losses,
+            schedule=schedule,
+            seed=config.seed,
+            checkpoint=Checkpoint(workbench.checkpoint_file, key),
+            device=target,
+            precision=precision,
+            end_of_epoch=end_of_epoch,
+            on_step=None if on_step is None else lambda step, loss: on_step(step, schedule.n_steps, loss),
+        )
+    finally:
+        reader.close()
+    model.encoder.load_state_dict(progress.best_weights or {})
+    spec = _finished_spec(parent.spec, config, tasks, key, parent_name, progress)
+    workbench.finish(model.encoder, spec)
+    return TrainedEncoder(folder=workbench.folder, spec=spec, was_there=False, unreadable=reader.failures)
+
+
+def labelled_rows(frames: FrameTable, targets: Targets, tasks: tuple[str, ...], *, split: str) -> NDArray[np.int64]:
+    """Rows of a split that carry a label of at least one task."""
+    rows = frames.rows(split)
+    return rows[np.logical_or.reduce([targets.labelled(task)[rows] for task in tasks])]
+
+
+def with_drop_path(parent: Encoder, rate: float) -> Encoder:
+    """A copy of an encoder whose blocks drop out at random in training; its spec is the parent's."""
+    arguments = dict(parent.spec.arguments)
+    if rate > 0 and "drop_path_rate" not in arguments:
+        arguments["drop_path_rate"] = rate
+    encoder = Encoder(parent.spec.model_copy(update={"arguments": arguments}))
+    encoder.load_state_dict(parent.state_dict())
+    return encoder
+
+
+class _Loss:
+    """The loss of one decoded batch."""
+
+    def __init__(
+        self,
+        model: FineTuned,
+        targets: Targets,
+        tasks: tuple[str, ...],
+        config: FinetuneConfig,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._spec = model.encoder.spec
+        self._tasks = tasks
+        self._config = config
+        self._device = device
+        self._criterion = MultiTaskLoss(weights=config.weights)
+        self._targets = {task: torch.from_numpy(targets.of(task)[0]) for task in tasks}
+        self._valid = {task: torch.from_numpy(targets.of(task)[1]) for task in tasks}
+
+    def __call__(self, frames: DecodedFrames, in_clip: NDArray[np.bool_]) -> Tensor:
+        n = len(frames.rows)
+        usable = torch.from_numpy(in_clip.copy())
+        usable[list(frames.failures)] = False
+        groups = upload(frames, self._device)
+        images = assemble(groups, self._spec, n=n, device=self._device)  # (n, 3, side, side)
+        images = augment_clips(images, self._config.augmentation, clip_length=self._config.clip)
+        outputs = self._model(normalise(images, self._spec))
+        rows = torch.from_numpy(frames.rows)
+        targets, valid = {}, {}
+        for task in self._tasks:
+            mask = self._valid[task][rows] & (usable[:, None] if task == "au" else usable)
+            targets[task] = self._targets[task][rows][:, None].to(self._device)  # (n, 1) or (n, 1, 12)
+            valid[task] = mask[:, None].to(self._device)
+        total, _ = self._criterion(outputs, targets, valid)
+        return total
+
+
+def _parameter_groups(model: FineTuned, config: FinetuneConfig) -> list[dict[str, object]]:
+    backbone = model.encoder.backbone
+    groups: list[dict[str, object]] = param_groups_layer_decay(
+        backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+    )
+    groups.append({"params": list(model.head.parameters()), "weight_decay": config.weight_decay, "lr_scale": 1.0})
+    return groups
+
+
+def _finished_spec(
+    parent: EncoderSpec,
+    config: FinetuneConfig,
+    tasks: tuple[str, ...],
+    key: str,
+    parent_name: str,
+    progress: Progress,
+) -> EncoderSpec:
+    scores = [entry["val"] for entry in progress.history]
+    origin = {
+        "kind": "fine-tuned",
+        "key": key,
+        "parent": parent_name,
+        "tasks": list(tasks),
+        "best_epoch": scores.index(max(scores)) + 1,
+        "selected_on": "val",
+        "options": config.model_dump(mode="json"),
+        "history": [dict(entry) for entry in progress.history],
+    }
+    return EncoderSpec.model_validate(parent.model_dump() | {"origin": origin})

@@ -1,0 +1,149 @@
+"""Frames from disk: JPEG or PNG files to uint8 tensors, in order, ahead of their use.
+
+torchvision's decoder releases the interpreter's lock, so threads decode in parallel. A frame that cannot be read
+is a failure with its reason, never a grey image in its place; whoever asked decides what to do about it.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+from featurestore.errors import MissingFileError
+
+_BATCHES_AHEAD: Final = 3
+_PROBES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrames:
+    """One batch of decoded frames.
+
+    Attributes
+    ----------
+    rows : shape (n,), int64
+        Their numbers in the frame table.
+    groups
+        One (positions, pixels) for each image size that occurs: positions in `rows`, int64 (k,), and uint8 pixels
+        in [0, 255], (k, 3, height, width).
+    failures
+        Position in `rows` to the reason; those positions are in no group.
+    """
+
+    rows: NDArray[np.int64]
+    groups: Sequence[tuple[Tensor, Tensor]]
+    failures: Mapping[int, str]
+
+
+class FrameReader:
+    """Decodes the frames of a table, several batches ahead, in a pool of threads.
+
+    Parameters
+    ----------
+    root
+        Folder that the paths are relative to.
+    paths
+        One a row of the frame table.
+    n_workers
+        Threads that decode.
+
+    Attributes
+    ----------
+    failures
+        Row number to reason, for every frame that could not be read so far.
+
+    Raises
+    ------
+    MissingFileError
+        If `root` is not a folder, or holds none of a sample of the frames.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], *, n_workers: int = 2) -> None:
+        self.root = root
+        self.paths = paths
+        self.failures: dict[int, str] = {}
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
+        if not root.is_dir():
+            raise MissingFileError(
+                f"The image folder {root} does not exist. Correct `frames` in abaw.toml, or mount it."
+            )
+        sample = [paths[row] for row in np.linspace(0, len(paths) - 1, min(_PROBES, len(paths))).astype(int)]
+        if sample and not any((root / path).is_file() for path in sample):
+            raise MissingFileError(
+                f"None of {len(sample)} sampled frames is under {root} (for one, {sample[0]}). "
+                "Point `frames` in abaw.toml at the folder that holds the video folders."
+            )
+
+    def batches(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[DecodedFrames]:
+        """Decode batch after batch, in order, keeping a few in the making.
+
+        Parameters
+        ----------
+        batches
+            Row numbers of each batch, shape (n,).
+        """
+        waiting: deque[Future[DecodedFrames]] = deque()
+        try:
+            for rows in batches:
+                waiting.append(self._pool.submit(self._decode, rows))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield self._noted(waiting.popleft().result())
+            while waiting:
+                yield self._noted(waiting.popleft().result())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _noted(self, frames: DecodedFrames) -> DecodedFrames:
+        self.failures.update({int(frames.rows[position]): why for position, why in frames.failures.items()})
+        return frames
+
+    def _decode(self, rows: NDArray[np.int64]) -> DecodedFrames:
+        by_size: dict[torch.Size, tuple[list[int], list[Tensor]]] = {}
+        failures: dict[int, str] = {}
+        for position, row in enumerate(rows):
+            path = self.root / self.paths[row]
+            try:
+                pixels = decode_file(path)
+            except (RuntimeError, OSError) as error:
+                failures[position] = _reason(path, error)
+                continue
+            positions, images = by_size.setdefault(pixels.shape, ([], []))
+            positions.append(position)
+            images.append(pixels)
+        groups = [(torch.tensor(positions), torch.stack(images)) for positions, images in by_size.values()]
+        return DecodedFrames(rows, groups, failures)
+
+
+def decode_file(path: Path) -> Tensor:
+    """One image file as uint8 RGB, shape (3, height, width).
+
+    Raises
+    ------
+    RuntimeError
+        If the file is missing, truncated, or no image; torchvision's own error.
+    """
+    image: Tensor = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    return image
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file"
+    if path.stat().st_size == 0:
+        return "empty file"
+    # torchvision prefixes the place in its own source.
+    return "cannot decode: " + re.sub(r"^\w+, \S+:\d+, ", "", str(error).splitlines()[0])

@@ -1,0 +1,216 @@
+"""The middle step of an extraction: a decoded block of frames through one or several encoders."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featurestore.provenance import Provenance
+from featurestore.store import FeatureStore
+from featurestore.writer import EmbeddingWriter
+
+from .encoder import Encoder, weights_digest
+from .images import DecodedFrames
+from .precision import DTYPES, Precision
+from .preprocess import assemble, normalise, upload
+
+_VERSIONED: Final = ("abaw", "torch", "torchvision", "timm", "numpy", "zarr")
+
+
+class DeviceClock:
+    """Adds up the time that the device spends between `start` and `stop`.
+
+    Parameters
+    ----------
+    device
+        On a GPU events in its stream are used, which do not hold up the program.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._total_s = 0.0
+        self._started_at = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time what is inside."""
+        if not self._on_gpu:
+            started_at = perf_counter()
+            yield
+            self._total_s += perf_counter() - started_at
+            return
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start.record()
+        yield
+        stop.record()
+        self._events.append((start, stop))
+
+    def seconds(self) -> float:
+        """Time so far; waits for the device."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._total_s += sum(start.elapsed_time(stop) for start, stop in self._events) / 1000
+            self._events.clear()
+        return self._total_s
+
+
+@dataclass(slots=True)
+class Mapper:
+    """One encoder on its device, and what is still to be computed with it.
+
+    Attributes
+    ----------
+    name, encoder, writer
+        The encoder under its name in the store.
+    device, precision
+        Where and how it runs.
+    starts
+        First rows of the batches to compute.
+    n_pending
+        Rows to compute.
+    """
+
+    name: str
+    encoder: Encoder
+    writer: EmbeddingWriter
+    device: torch.device
+    precision: Precision
+    starts: frozenset[int]
+    n_pending: int
+    clock: DeviceClock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = DeviceClock(self.device)
+
+    @property
+    def batch(self) -> int:
+        """Frames a forward pass, as recorded in the store."""
+        return self.writer.batch_rows
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embeddings (n, dim) of normalised float32 images (n, 3, side, side), left on the device."""
+        with torch.inference_mode(), self.clock.running():
+            embeddings: Tensor = self.encoder(images.to(DTYPES[self.precision]))
+        return embeddings
+
+
+@contextmanager
+def open_mapper(
+    store: FeatureStore,
+    name: str,
+    encoder: Encoder,
+    stored: str,
+    batch: int,
+    precision: Precision,
+    device: torch.device,
+) -> Iterator[Mapper]:
+    """Open an encoder's place in the store and move the encoder to its device and precision.
+
+    Parameters
+    ----------
+    store, name
+        Where its embeddings go.
+    encoder
+        Moved and converted in place.
+    stored
+        Element type in the store.
+    batch
+        Frames a forward pass, if the encoder is new to the store.
+    precision, device
+        How and where it runs.
+
+    Raises
+    ------
+    EncoderMismatchError
+        If the name belongs to other weights, preprocessing or precision.
+    """
+    provenance = describe(encoder, precision)
+    encoder.to(device=device, dtype=DTYPES[precision]).eval()
+    opened = store.writer(name, provenance, row_shape=(encoder.dim,), dtype=np.dtype(stored), batch_rows=batch)
+    with opened as writer:
+        tasks = writer.pending()
+        starts = frozenset(start for task in tasks for start in range(task.start, task.stop, writer.batch_rows))
+        yield Mapper(name, encoder, writer, device, precision, starts, sum(task.stop - task.start for task in tasks))
+
+
+def describe(encoder: Encoder, precision: Precision) -> Provenance:
+    """What the store remembers of an encoder; call it before the weights are converted."""
+    spec = encoder.spec
+    parent = spec.origin.get("parent")
+    return Provenance(
+        architecture=spec.architecture,
+        weights=weights_digest(encoder),
+        preprocessing=spec.preprocessing(),
+        pooling=spec.pooling,
+        precision=precision,
+        parent=parent if isinstance(parent, str) else None,
+        versions={package: importlib.metadata.version(package) for package in _VERSIONED},
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def pending_blocks(mappers: Sequence[Mapper], block: int, n_frames: int) -> list[NDArray[np.int64]]:
+    """Row numbers of each block of frames that at least one encoder still needs.
+
+    Parameters
+    ----------
+    mappers
+        Their batches are powers of two, so each divides the block.
+    block
+        The largest batch.
+    n_frames
+        Rows of the table.
+    """
+    firsts = sorted({start // block * block for mapper in mappers for start in mapper.starts})
+    return [np.arange(first, min(first + block, n_frames), dtype=np.int64) for first in firsts]
+
+
+def map_block(
+    mappers: Sequence[Mapper], frames: DecodedFrames, block: int
+) -> Iterator[tuple[Mapper, int, Tensor, Mapping[int, str]]]:
+    """Run every encoder that needs this block.
+
+    Parameters
+    ----------
+    mappers
+        All encoders of the pass.
+    frames
+        A decoded block; the last of the table may be shorter than `block`.
+    block
+        Frames that a forward pass's input is padded to.
+
+    Yields
+    ------
+    Mapper, first table row, embeddings (n, dim) on the device, and table row -> reason for rows among these that
+    could not be read (their embeddings are meaningless).
+    """
+    first = int(frames.rows[0])
+    stop = first + len(frames.rows)
+    failures = {first + position: reason for position, reason in frames.failures.items()}
+    groups = upload(frames, mappers[0].device)
+    inputs: dict[str, Tensor] = {}  # encoders with one preprocessing share it
+    for mapper in mappers:
+        starts = [start for start in range(first, stop, mapper.batch) if start in mapper.starts]
+        if not starts:
+            continue
+        spec = mapper.encoder.spec
+        key = repr(spec.preprocessing())
+        if key not in inputs:
+            with mapper.clock.running():
+                images = assemble(groups, spec, n=block, device=mapper.device)
+                inputs[key] = normalise(images, spec)
+        for start in starts:
+            n_rows = min(mapper.batch, stop - start)
+            embeddings = mapper(inputs[key][start - first : start - first + mapper.batch])[:n_rows]
+            bad = {row: failures[row] for row in range(start, start + n_rows) if row in failures}
+            yield mapper, start, embeddings, bad

@@ -1,0 +1,87 @@
+"""The validation score of an encoder under fine-tuning, by the scores of `heads`."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featurestore.errors import ImageError
+from heads.predictions import Predictions
+from heads.scores import combine, part_scores
+from heads.targets import Targets
+
+from .encoder import EncoderSpec
+from .images import FrameReader
+from .precision import Precision, autocast
+from .preprocess import assemble, normalise, upload
+
+_BATCH: Final = 128
+
+
+def validation_score(
+    model: Callable[[Tensor], dict[str, Tensor]],
+    spec: EncoderSpec,
+    reader: FrameReader,
+    rows: NDArray[np.int64],
+    targets: Targets,
+    *,
+    device: torch.device,
+    precision: Precision,
+) -> float:
+    """The task's score, or of several tasks the sum of their parts of P.
+
+    Parameters
+    ----------
+    model
+        Normalised images (n, 3, side, side) to task -> outputs (n, 1, n_outputs); in eval mode.
+    spec
+        How images are resized and normalised.
+    reader
+        Where frames come from; those it cannot read are left out.
+    rows : shape (n,), int64
+        Rows of the table to score on.
+    targets
+        Labels of the whole table.
+    device, precision
+        Of the arithmetic.
+
+    Raises
+    ------
+    ImageError
+        If not one of the frames can be read.
+    """
+    outputs: dict[str, list[NDArray[np.float64]]] = {}
+    read: list[NDArray[np.int64]] = []
+    for frames in reader.batches(rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)):
+        seen = np.setdiff1d(np.arange(len(frames.rows)), list(frames.failures))
+        if not len(seen):
+            continue
+        images = assemble(upload(frames, device), spec, n=len(frames.rows), device=device)
+        with torch.inference_mode(), autocast(device, precision):
+            batch = model(normalise(images, spec))
+        read.append(frames.rows[seen])
+        for task, values in batch.items():
+            outputs.setdefault(task, []).append(_probabilities(task, values[:, 0])[seen])
+    if not read:
+        raise ImageError(f"Not one of {len(rows)} validation frames under {reader.root} can be read.")
+    joined = {task: np.concatenate(parts) for task, parts in outputs.items()}
+    predictions = Predictions(
+        rows=np.concatenate(read),
+        valence=joined["v"][:, 0] if "v" in joined else None,
+        arousal=joined["a"][:, 0] if "a" in joined else None,
+        expression=joined.get("expr"),
+        action_units=joined.get("au"),
+    )
+    return combine(part_scores(targets.take(predictions.rows), predictions))
+
+
+def _probabilities(task: str, outputs: Tensor) -> NDArray[np.float64]:
+    values = outputs.double()
+    if task == "au":
+        values = values.sigmoid()
+    elif task == "expr":
+        values = values.softmax(dim=-1)
+    return values.cpu().numpy()

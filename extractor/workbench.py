@@ -1,0 +1,118 @@
+"""Where an encoder is made: one folder an encoder, and beside it, hidden, the state of a run that is under way.
+
+    encoders/mae/encoder.json, model.safetensors     whole, or not there
+    encoders/.mae.training/checkpoint.pt             gone once the encoder is there
+
+The encoder is written into the hidden folder and appears under its name by one rename.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import xxhash
+from pydantic import BaseModel
+
+from featurestore.errors import ConfigError, FileExistsAlreadyError
+
+from .encoder import SPEC_FILE, Encoder, EncoderSpec, read_spec, save_encoder
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """The place of one encoder among the workspace's encoders.
+
+    Parameters
+    ----------
+    encoders
+        The folder of all encoders.
+    name
+        The encoder's name.
+    """
+
+    encoders: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"{self.name!r} cannot name an encoder: use letters, digits and . _ @ + -, a letter or digit first."
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished encoder stands."""
+        return self.encoders / self.name
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where the state of the run under way is kept."""
+        return self.encoders / f".{self.name}.training" / "checkpoint.pt"
+
+    def finished(self, key: str, *, force: bool) -> EncoderSpec | None:
+        """The spec of the encoder if a run with this key made it; None if there is still work to do.
+
+        Parameters
+        ----------
+        key
+            Digest of the run's options and inputs.
+        force
+            Remove whatever stands here and start over.
+
+        Raises
+        ------
+        FileExistsAlreadyError
+            If the name is taken by an encoder that was made otherwise.
+        """
+        if force:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.checkpoint_file.parent, ignore_errors=True)
+        if not (self.folder / SPEC_FILE).exists():
+            return None
+        spec = read_spec(self.folder)
+        if spec.origin.get("key") != key:
+            raise FileExistsAlreadyError(
+                f"Encoder {self.name!r} is there already ({self.folder}), made with other options or other frames. "
+                "Give another --name, or --force to replace it."
+            )
+        return spec
+
+    def finish(self, encoder: Encoder, spec: EncoderSpec) -> None:
+        """Put the finished encoder in its place and remove the checkpoint."""
+        made = self.checkpoint_file.parent / "made"
+        shutil.rmtree(made, ignore_errors=True)
+        save_encoder(made, encoder, spec)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a folder without encoder.json, left by hand
+        made.rename(self.folder)
+        shutil.rmtree(self.checkpoint_file.parent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedEncoder:
+    """What a training run hands back.
+
+    Attributes
+    ----------
+    folder, spec
+        Where the encoder stands, and what its `encoder.json` says.
+    was_there
+        True if the same run had finished before, and nothing was computed.
+    unreadable
+        Row number to reason, for frames that could not be read and were left out.
+    """
+
+    folder: Path
+    spec: EncoderSpec
+    was_there: bool
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+
+
+def run_key(options: BaseModel, *inputs: str) -> str:
+    """Digest of a run's options and of what it starts from."""
+    text = "\n".join([type(options).__name__, options.model_dump_json(), *inputs])
+    return xxhash.xxh3_128_hexdigest(text.encode())

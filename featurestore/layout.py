@@ -1,0 +1,99 @@
+"""How one encoder's embeddings are laid out in chunks: which rows are where, and how many bytes they take.
+
+A chunk is whole rows, uncompressed, in C order and little-endian: its file is the raw rows. Every chunk file
+has the full chunk's size, as Zarr's regular grid asks for; rows past the table's end, or not written yet,
+hold NaN. Sizes are powers of two so that batches never straddle two chunks.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError, ShapeError
+
+EmbeddingDType: TypeAlias = np.dtype[np.float16 | np.float32]
+FloatArray: TypeAlias = npt.NDArray[np.float16 | np.float32]
+
+CHUNK_BYTES: Final = 4 << 20
+"""A chunk's size to aim at: large enough for one request to an object store, small enough to lose."""
+
+MIN_CHUNK_ROWS: Final = 256
+MAX_CHUNK_ROWS: Final = 4096
+
+
+def default_chunk_rows(row_bytes: int, batch_rows: int = 1) -> int:
+    """Rows a chunk: the power of two below 4 MiB, within [256, 4096], and at least a batch."""
+    wanted = max(1, CHUNK_BYTES // row_bytes)
+    power = 1 << (wanted.bit_length() - 1)
+    return max(min(max(power, MIN_CHUNK_ROWS), MAX_CHUNK_ROWS), batch_rows)
+
+
+def storage_dtype(dtype: npt.DTypeLike) -> EmbeddingDType:
+    """`dtype` as it is stored: little-endian float16 or float32; anything else is a ConfigError."""
+    wanted = np.dtype(dtype)
+    if wanted not in (np.dtype(np.float16), np.dtype(np.float32)):
+        raise ConfigError(f"Embeddings are stored as float16 or float32, not {wanted}. Choose one of the two.")
+    return np.dtype("<f2") if wanted.itemsize == 2 else np.dtype("<f4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkLayout:
+    """The shape of one encoder's array and of its chunks.
+
+    Raises
+    ------
+    ShapeError
+        If a row is empty or without a dimension.
+    ConfigError
+        If batch_rows is not a power of two, or chunk_rows is not a multiple of it.
+    """
+
+    n_frames: int
+    row_shape: tuple[int, ...]  # (dim,) or (n_tokens, dim)
+    dtype: EmbeddingDType  # little-endian float16 or float32
+    chunk_rows: int
+    batch_rows: int  # embeddings are computed in batches [i * batch_rows, (i + 1) * batch_rows)
+
+    def __post_init__(self) -> None:
+        if not self.row_shape or min(self.row_shape) < 1:
+            raise ShapeError(
+                f"An embedding's row is (dim,) or (n_tokens, dim), each at least 1, not {self.row_shape}. "
+                "Check the encoder's pooling."
+            )
+        if self.batch_rows < 1 or self.batch_rows & (self.batch_rows - 1):
+            raise ConfigError(
+                f"batch_rows is a power of two, so that no batch straddles two chunks, not {self.batch_rows}. "
+                f"Take {1 << max(self.batch_rows, 1).bit_length() - 1}."
+            )
+        if self.chunk_rows < 1 or self.chunk_rows % self.batch_rows:
+            raise ConfigError(
+                f"chunk_rows is a multiple of batch_rows ({self.batch_rows}), not {self.chunk_rows}. "
+                "Leave chunk_rows out to have it chosen."
+            )
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks that hold the table's rows."""
+        return -(-self.n_frames // self.chunk_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return prod(self.row_shape) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk file, the last one included."""
+        return self.row_bytes * self.chunk_rows
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Table rows [start, stop) of a chunk."""
+        start = chunk * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.n_frames)
+
+    def key(self, chunk: int) -> str:
+        """The chunk's key in the array, in Zarr v3's default encoding."""
+        return f"c/{chunk}" + "/0" * len(self.row_shape)

@@ -1,0 +1,134 @@
+"""Predicting every row of a split, overlapping windows averaged.
+
+Where windows overlap (W < S) a row is predicted several times, each time with another past. The values of valence
+and arousal and the probabilities of expressions and action units are averaged; the published code keeps an
+arbitrary one of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featurestore.errors import ConfigError
+
+from .arrays import Float64Array, IntArray
+from .config import HeadConfig
+from .features import FeatureSet
+from .model import HeadModel
+from .predictions import Predictions
+from .tasks import TASKS
+from .windows import WindowIndex, window_index
+
+BATCH_FRAMES: Final = 8192
+"""Rows predicted at once; bounds memory, not the result."""
+
+
+def predict(
+    model: HeadModel,
+    features: FeatureSet,
+    head: HeadConfig,
+    *,
+    split: str = "val",
+    batch_frames: int = BATCH_FRAMES,
+) -> Predictions:
+    """Predict every row of a split.
+
+    Parameters
+    ----------
+    model
+        On the device of the features; its mode is put back afterwards.
+    features
+        With all encoders of the head.
+    head
+        What the model was made from.
+    split
+        ``"train"``, ``"val"`` or ``"test"``.
+    batch_frames
+        Rows predicted at once.
+
+    Returns
+    -------
+    Predictions
+        One row for each of the split's, NaN where an encoder has no embedding.
+
+    Raises
+    ------
+    ConfigError
+        If the split has no frames.
+    """
+    rows = features.frames.rows(split)
+    if not len(rows):
+        raise ConfigError(f"There is nothing to predict: the frame table has no {split!r} rows ({features.source}).")
+    windows = window_index(features.frames.segments(split), length=head.seq, step=head.step)
+    n_columns = sum(TASKS[task].n_outputs for task in head.joint)
+    # On the host: adding in a fixed order in float64 costs nothing here, and on a GPU the order would vary.
+    sums = torch.zeros(len(rows), n_columns, dtype=torch.float64)
+    counts = torch.zeros(len(rows), 1, dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in _batches(windows, max(1, batch_frames // head.seq)):
+            outputs = model(gather(features, head.encoders, torch.from_numpy(batch.rows).to(features.device)))
+            mask = torch.from_numpy(batch.mask)
+            values = _as_scores(outputs, head.joint).cpu()[mask]  # (n_valid, n_columns)
+            positions = torch.from_numpy(np.searchsorted(rows, batch.rows[batch.mask]))
+            sums.index_add_(0, positions, values.double())
+            counts.index_add_(0, positions, torch.ones(len(positions), 1, dtype=torch.float64))
+    model.train(was_training)
+    averaged = (sums / counts).numpy()  # every row lies in a window, so no count is 0
+    averaged[~features.usable(head.encoders)[rows]] = np.nan
+    return _split_columns(averaged, rows, head.joint)
+
+
+def gather(features: FeatureSet, names: Sequence[str], rows: Tensor) -> list[Tensor]:
+    """Embeddings of a batch of windows, float32.
+
+    Parameters
+    ----------
+    features
+        With all of `names`.
+    names
+        Encoders.
+    rows : shape (B, S), int64, on the features' device
+
+    Returns
+    -------
+    One tensor (B, S, D) an encoder.
+    """
+    flat = rows.flatten()  # (B * S,)
+    return [features.embeddings[name].index_select(0, flat).float().reshape(*rows.shape, -1) for name in names]
+
+
+def _batches(windows: WindowIndex, n_windows: int) -> Iterator[WindowIndex]:
+    for start in range(0, len(windows), n_windows):
+        yield WindowIndex(windows.rows[start : start + n_windows], windows.mask[start : start + n_windows])
+
+
+def _as_scores(outputs: dict[str, Tensor], joint: Sequence[str]) -> Tensor:
+    """What may be averaged, tasks side by side: (B, S, n_columns), float32."""
+    columns = []
+    for task in joint:
+        values = outputs[task].float()
+        match task:
+            case "au":
+                columns.append(values.sigmoid())
+            case "expr":
+                columns.append(values.softmax(dim=-1))
+            case _:
+                columns.append(values)
+    return torch.cat(columns, dim=-1)
+
+
+def _split_columns(table: Float64Array, rows: IntArray, joint: Sequence[str]) -> Predictions:
+    stops = np.cumsum([TASKS[task].n_outputs for task in joint])
+    pieces = dict(zip(joint, np.split(table, stops[:-1], axis=1), strict=True))
+    return Predictions(
+        rows=rows,
+        valence=pieces["v"][:, 0] if "v" in pieces else None,
+        arousal=pieces["a"][:, 0] if "a" in pieces else None,
+        expression=pieces.get("expr"),
+        action_units=pieces.get("au"),
+    )

@@ -1,0 +1,198 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from featurestore.embedding import Embedding
+from featurestore.errors import MissingEmbeddingsError, ShapeError, StoreError
+from featurestore.layout import FloatArray
+from featurestore.provenance import Provenance
+from featurestore.store import FeatureStore
+
+N_FRAMES, CHUNK_ROWS = 50, 16
+MakeStore = Callable[[int], FeatureStore]
+
+
+def random_rows(n_rows: int, *row_shape: int) -> FloatArray:
+    return np.random.default_rng(7).standard_normal((n_rows, *row_shape)).astype(np.float16)
+
+
+def fill(store: FeatureStore, provenance: Provenance, rows: FloatArray, *, stop: int, batch_rows: int = 2) -> Embedding:
+    """Write rows [0, stop) of `rows` as encoder au."""
+    with store.writer(
+        "au", provenance, row_shape=rows.shape[1:], dtype=rows.dtype, chunk_rows=CHUNK_ROWS, batch_rows=batch_rows
+    ) as writer:
+        for task in writer.pending():
+            upto = min(task.stop, stop)
+            if task.start < upto:
+                writer.append(task.start, rows[task.start : upto])
+    return store.embedding("au")
+
+
+@pytest.fixture
+def rows() -> FloatArray:
+    return random_rows(N_FRAMES, 3)
+
+
+@pytest.fixture
+def embedding(make_store: MakeStore, provenance: Provenance, rows: FloatArray) -> Embedding:
+    return fill(make_store(N_FRAMES), provenance, rows, stop=N_FRAMES)
+
+
+@pytest.fixture
+def partial(make_store: MakeStore, provenance: Provenance, rows: FloatArray) -> Embedding:
+    """Rows 0 to 35 are there: two chunks and four rows of the third."""
+    return fill(make_store(N_FRAMES), provenance, rows, stop=36)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("row_shape", [(3,), (4, 3)])
+@pytest.mark.parametrize("n_frames", [1, 16, 32, 50])
+def test_reads_what_zarr_reads(
+    make_store: MakeStore, provenance: Provenance, n_frames: int, row_shape: tuple[int, ...], dtype: type[np.float16]
+) -> None:
+    rows = random_rows(n_frames, *row_shape).astype(dtype)
+    store = make_store(n_frames)
+    embedding = fill(store, provenance, rows, stop=n_frames)
+    by_zarr = np.asarray(zarr.open_group(store.path, mode="r")["au/embedding"][:])
+    loaded = embedding.load()
+    assert loaded.dtype == by_zarr.dtype == dtype
+    assert loaded.tobytes() == by_zarr.tobytes() == rows.tobytes()
+    assert embedding.read(0, n_frames).tobytes() == rows.tobytes()
+    assert embedding.gather(np.arange(n_frames)).tobytes() == rows.tobytes()
+
+
+def test_zarr_reads_the_commits_and_nan_where_nothing_is(partial: Embedding, rows: FloatArray) -> None:
+    group = zarr.open_group(partial.path, mode="r")
+    commits = np.asarray(group["commits"][:])
+    assert commits[:, 0].tolist() == [16, 16, 4, 0]
+    assert commits[:, 1].all() == (commits[:, 0] > 0).all()
+    by_zarr = np.asarray(group["embedding"][:])
+    assert by_zarr[:36].tobytes() == rows[:36].tobytes()
+    assert np.isnan(by_zarr[36:]).all()
+
+
+def test_describes_itself(embedding: Embedding, provenance: Provenance) -> None:
+    assert (embedding.name, embedding.n_frames, embedding.row_shape, embedding.dim) == ("au", N_FRAMES, (3,), 3)
+    assert (embedding.dtype, embedding.chunk_rows, embedding.batch_rows) == (np.float16, CHUNK_ROWS, 2)
+    assert embedding.provenance == provenance
+    assert embedding.is_complete()
+    assert embedding.failures() == {}
+    assert embedding.valid().all()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_window_and_any_rows(embedding: Embedding, rows: FloatArray, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, N_FRAMES))
+    stop = data.draw(st.integers(start, N_FRAMES))
+    window = embedding.read(start, stop)
+    assert window.shape == (stop - start, 3)
+    assert window.tobytes() == rows[start:stop].tobytes()
+    picks = np.array(data.draw(st.lists(st.integers(0, N_FRAMES - 1), max_size=40)), dtype=np.int64)
+    assert embedding.gather(picks).tobytes() == rows[picks].tobytes()
+
+
+def test_gathers_windows_at_once(embedding: Embedding, rows: FloatArray) -> None:
+    windows = np.array([[40, 41, 42], [14, 15, 16], [0, 0, 49]], dtype=np.int32)
+    np.testing.assert_array_equal(embedding.gather(windows), rows[windows])
+
+
+def test_a_view_cannot_be_written_to(embedding: Embedding) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        embedding.read(0, 2)[0] = 0
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, N_FRAMES + 1), (N_FRAMES, N_FRAMES + 1), (-3, -1)])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_windows_outside_the_table_are_refused(embedding: Embedding, start: int, stop: int, is_warm: bool) -> None:
+    if is_warm:
+        embedding.read(0, N_FRAMES)
+    with pytest.raises(ShapeError, match="within the table's 50 frames"):
+        embedding.read(start, stop)
+
+
+@pytest.mark.parametrize("picks", [[-1], [N_FRAMES], [0.5], [True, False]])
+def test_rows_outside_the_table_are_refused(embedding: Embedding, picks: list[int]) -> None:
+    with pytest.raises(ShapeError, match=r"integers within \[0, 50\)"):
+        embedding.gather(np.array(picks))
+
+
+def test_uncommitted_rows_are_never_returned(partial: Embedding, rows: FloatArray) -> None:
+    assert partial.committed().tolist() == [True] * 36 + [False] * 14
+    assert partial.rows_done() == 36
+    with pytest.raises(MissingEmbeddingsError, match="36 of 50 rows.*abaw extract --encoder au"):
+        partial.load()
+    assert partial.read(30, 36).tobytes() == rows[30:36].tobytes()
+    with pytest.raises(MissingEmbeddingsError, match="row 36 is not there"):
+        partial.read(30, 37)
+    with pytest.raises(MissingEmbeddingsError, match="row 36 is not there"):
+        partial.gather(np.array([1, 36]))
+    with pytest.raises(MissingEmbeddingsError, match="row 48 is not there"):
+        partial.read(48, 50)
+
+
+def test_a_reader_follows_a_writer(partial: Embedding, rows: FloatArray, provenance: Provenance) -> None:
+    before = partial.read(32, 36)
+    fill(FeatureStore.open(partial.path.parent), provenance, rows, stop=N_FRAMES)
+    assert partial.read(32, 50).tobytes() == rows[32:].tobytes()
+    assert partial.load().tobytes() == rows.tobytes()
+    assert before.tobytes() == rows[32:36].tobytes()
+
+
+def test_survives_pickling_with_its_maps_open(embedding: Embedding, rows: FloatArray) -> None:
+    embedding.read(0, N_FRAMES)
+    assert pickle.loads(pickle.dumps(embedding)).read(3, 20).tobytes() == rows[3:20].tobytes()
+
+
+def test_verify_names_the_chunk_with_a_flipped_bit(embedding: Embedding) -> None:
+    assert embedding.verify() == []
+    path = embedding.chunks.path(2)
+    raw = bytearray(path.read_bytes())
+    raw[5] ^= 1
+    path.write_bytes(raw)
+    assert embedding.verify() == [2]
+
+
+def test_verify_does_not_look_past_the_commit(partial: Embedding) -> None:
+    path = partial.chunks.path(2)
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1  # what an interrupted later commit may leave
+    path.write_bytes(raw)
+    assert partial.verify() == []
+
+
+@pytest.mark.parametrize("n_bytes", [None, 0, 95, 96])
+def test_a_chunk_that_is_cut_is_named(embedding: Embedding, n_bytes: int | None) -> None:
+    path = embedding.chunks.path(1)
+    raw = path.read_bytes()
+    path.unlink()
+    if n_bytes is not None:
+        path.write_bytes((raw + b"\0")[: n_bytes if n_bytes < 96 else 97])
+    wanted = f"Chunk 1 of encoder 'au' is 96 bytes.*{path}.*abaw store rm au"
+    for read in (embedding.load, lambda: embedding.read(16, 18), lambda: embedding.gather(np.array([17]))):
+        with pytest.raises(StoreError, match=wanted):
+            read()
+    assert embedding.verify() == [1]
+    assert embedding.read(0, 16).shape == (16, 3)
+
+
+def test_a_damaged_commit_is_named(embedding: Embedding) -> None:
+    path: Path = embedding.commits.path(1)
+    path.write_bytes(b"short")
+    with pytest.raises(StoreError, match=f"16 bytes, not 5.*{path}"):
+        embedding.committed()
+
+
+def test_hidden_temporary_files_count_for_nothing(partial: Embedding) -> None:
+    for path in (partial.chunks.path(3), partial.commits.path(3), partial.failure_log.path(3)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / f".{path.name}.tmp").write_bytes(b"half")
+    assert partial.rows_done() == 36
+    assert partial.failures() == {}
+    assert partial.verify() == []
