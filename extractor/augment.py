@@ -8,6 +8,7 @@ No action unit of the twelve has a side, so a mirrored face keeps its labels.
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -46,6 +47,9 @@ GENTLE = Augmentation(crop=0.95, rotation_deg=4.0, shift=0.02, scale=0.04, jitte
 """For crops that are aligned already, where small geometry is the signal."""
 
 NONE = Augmentation(flip=0.0, crop=1.0, rotation_deg=0.0, shift=0.0, scale=0.0, jitter=0.0, hue=0.0)
+
+AUGMENTATIONS: Final = {"full": Augmentation(), "gentle": GENTLE, "none": NONE}
+"""By name, as on the command line."""
 
 
 def augment_clips(images: Tensor, strength: Augmentation, *, clip_length: int) -> Tensor:

@@ -173,7 +173,7 @@ def load_encoder(folder: Path) -> Encoder:
         encoder.backbone.load_state_dict(state, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise StoreError(
-            f"The weights in {weights} are not a whole {spec.architecture}: {error}. "
+            f"The weights in {weights} are not a whole {spec.architecture}: {' '.join(str(error).split())} "
             "Nothing was loaded; make the encoder again."
         ) from error
     return encoder.eval()

@@ -1,10 +1,10 @@
 """Frames from disk: JPEG or PNG files to uint8 tensors, in order, ahead of their use.
 
-torchvision's decoder releases the interpreter's lock, so threads decode in parallel. A frame that cannot be read
-is a failure with its reason, never a grey image in its place; whoever asked decides what to do about it.
+Pillow's decoder releases the interpreter's lock, so threads decode in parallel. (torchvision's is faster, but
+deprecated since torchvision 0.29.) A frame that cannot be read is a failure with its reason, never a grey image in
+its place; whoever asked decides what to do about it.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from featurestore.errors import MissingFileError
 
@@ -34,7 +34,7 @@ class DecodedFrames:
         Their numbers in the frame table.
     groups
         One (positions, pixels) for each image size that occurs: positions in `rows`, int64 (k,), and uint8 pixels
-        in [0, 255], (k, 3, height, width).
+        in [0, 255], (k, 3, height, width), channels last in memory.
     failures
         Position in `rows` to the reason; those positions are in no group.
     """
@@ -112,32 +112,35 @@ class FrameReader:
         return frames
 
     def _decode(self, rows: NDArray[np.int64]) -> DecodedFrames:
-        by_size: dict[torch.Size, tuple[list[int], list[Tensor]]] = {}
+        by_size: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
         failures: dict[int, str] = {}
         for position, row in enumerate(rows):
             path = self.root / self.paths[row]
             try:
                 pixels = decode_file(path)
-            except (RuntimeError, OSError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises these
                 failures[position] = _reason(path, error)
                 continue
             positions, images = by_size.setdefault(pixels.shape, ([], []))
             positions.append(position)
             images.append(pixels)
-        groups = [(torch.tensor(positions), torch.stack(images)) for positions, images in by_size.values()]
+        groups = [
+            (torch.tensor(positions), torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+            for positions, images in by_size.values()
+        ]
         return DecodedFrames(rows, groups, failures)
 
 
-def decode_file(path: Path) -> Tensor:
-    """One image file as uint8 RGB, shape (3, height, width).
+def decode_file(path: Path) -> NDArray[np.uint8]:
+    """One image file as RGB, shape (height, width, 3), in [0, 255].
 
     Raises
     ------
-    RuntimeError
-        If the file is missing, truncated, or no image; torchvision's own error.
+    OSError
+        If the file is missing, truncated, or no image; Pillow's own error.
     """
-    image: Tensor = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
-    return image
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -145,5 +148,6 @@ def _reason(path: Path, error: Exception) -> str:
         return "no such file"
     if path.stat().st_size == 0:
         return "empty file"
-    # torchvision prefixes the place in its own source.
-    return "cannot decode: " + re.sub(r"^\w+, \S+:\d+, ", "", str(error).splitlines()[0])
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot decode: not an image"
+    return f"cannot decode: {error}"

@@ -13,13 +13,16 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from .errors import ConfigError, StoreError
-from .layout import ChunkLayout, EmbeddingDType
+from .layout import ChunkLayout, storage_dtype
 from .provenance import Provenance
+
+if TYPE_CHECKING:
+    from zarr.core.common import JSON
 
 FORMAT: Final = 1
 """The store's format version; a reader refuses a higher one."""
@@ -32,6 +35,8 @@ FAILURES: Final = "failures"
 _ATTRIBUTE: Final = "abaw"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 _RESERVED: Final = (ZARR_JSON, FRAMES_FILE)
+_PLAIN_CODECS: Final = [{"name": "bytes", "configuration": {"endian": "little"}}]
+_PLAIN_KEYS: Final = {"name": "default", "configuration": {"separator": "/"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +75,17 @@ def write_root(store: Path, root: RootRecord) -> None:
     """Make the store's root group, or replace what it says."""
     import zarr  # half a second, needed only where something is made
 
-    attributes = {
-        _ATTRIBUTE: {
-            "format": FORMAT,
-            "frames": root.frames,
-            "n_frames": root.n_frames,
-            "sources": dict(root.sources),
-        }
+    sources: dict[str, JSON] = dict(root.sources)
+    facts: dict[str, JSON] = {
+        "format": FORMAT,
+        "frames": root.frames,
+        "n_frames": root.n_frames,
+        "sources": sources,
     }
     if (store / ZARR_JSON).is_file():
-        zarr.open_group(store, mode="r+", zarr_format=3).attrs.update(attributes)
+        zarr.open_group(store, mode="r+", zarr_format=3).attrs[_ATTRIBUTE] = facts
     else:
-        zarr.create_group(store, attributes=attributes, zarr_format=3)
+        zarr.create_group(store, attributes={_ATTRIBUTE: facts}, zarr_format=3)
 
 
 def read_root(store: Path) -> RootRecord:
@@ -143,25 +147,34 @@ def read_encoder(group: Path) -> EncoderRecord:
     frames, provenance, batch_rows = facts.get("frames"), facts.get("provenance"), facts.get("batch_rows")
     if not isinstance(frames, str) or not isinstance(provenance, dict) or not isinstance(batch_rows, int):
         raise _damaged(group / ZARR_JSON, "the encoder's frames, provenance and batch_rows")
-    array = _read_json(group / EMBEDDING / ZARR_JSON)
-    try:
-        shape, dtype = tuple(array["shape"]), array["data_type"]
-        chunks = tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
-        codecs, keys = array["codecs"], array["chunk_key_encoding"]
-    except (KeyError, TypeError) as error:
-        raise _damaged(group / EMBEDDING / ZARR_JSON, "a Zarr v3 array on a regular grid") from error
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    slash = {"name": "default", "configuration": {"separator": "/"}}
-    if codecs != plain or keys != slash or chunks[1:] != shape[1:] or dtype not in ("float16", "float32"):
-        raise _damaged(
-            group / EMBEDDING / ZARR_JSON,
-            "uncompressed little-endian float16 or float32 in chunks of whole rows",
-        )
-    stored: EmbeddingDType = np.dtype("<f2") if dtype == "float16" else np.dtype("<f4")
-    layout = ChunkLayout(
-        n_frames=shape[0], row_shape=shape[1:], dtype=stored, chunk_rows=chunks[0], batch_rows=batch_rows
-    )
+    layout = _read_layout(group / EMBEDDING / ZARR_JSON, batch_rows)
     return EncoderRecord(frames=frames, provenance=Provenance.from_dict(provenance), layout=layout)
+
+
+def _read_layout(path: Path, batch_rows: int) -> ChunkLayout:
+    array = _read_json(path)
+    shape, dtype = array.get("shape"), array.get("data_type")
+    chunks = _within(array, "chunk_grid", "configuration", "chunk_shape")
+    is_plain = array.get("codecs") == _PLAIN_CODECS and array.get("chunk_key_encoding") == _PLAIN_KEYS
+    wanted = "an uncompressed little-endian float16 or float32 Zarr v3 array in chunks of whole rows"
+    if not isinstance(shape, list) or not isinstance(chunks, list) or chunks[1:] != shape[1:]:
+        raise _damaged(path, wanted)
+    if not is_plain or not isinstance(dtype, str) or dtype not in ("float16", "float32"):
+        raise _damaged(path, wanted)
+    return ChunkLayout(
+        n_frames=shape[0],
+        row_shape=tuple(shape[1:]),
+        dtype=storage_dtype(dtype),
+        chunk_rows=chunks[0],
+        batch_rows=batch_rows,
+    )
+
+
+def _within(value: object, *keys: str) -> object:
+    """The value under nested keys; None where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _facts(group: Path) -> dict[str, object]:

@@ -5,6 +5,7 @@ A kill between any two leaves the last commit true (see commits.py).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +27,12 @@ def sound_rows(embedding: Embedding, chunk: int) -> int:
     if n_rows == stop - start:
         return n_rows
     return n_rows if embedding.is_sound(chunk) else 0
+
+
+def _remove_partials(path: Path) -> None:
+    """Remove what killed runs left of replacing a file; its chunk is ours, so nobody is writing it now."""
+    for partial in path.parent.glob(f".*.{path.name}"):
+        partial.unlink(missing_ok=True)
 
 
 class OpenChunk:
@@ -50,6 +57,8 @@ class OpenChunk:
         shape = (self.stop - self.start, *embedding.row_shape)
         self._rows: FloatArray = np.empty(shape, dtype=embedding.dtype)
         self._failures: dict[int, str] = {}
+        for log in (embedding.chunks, embedding.failure_log, embedding.commits):
+            _remove_partials(log.path(chunk))
         self.n_committed = sound_rows(embedding, chunk)
         if self.n_committed:
             embedding.chunks.read_into(chunk, self._rows[: self.n_committed])

@@ -7,6 +7,7 @@ store is the same to the bit. A worker owns whole chunks; workers on any number 
 """
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -19,6 +20,8 @@ from .embedding import Embedding
 from .errors import ConfigError, ShapeError, StorageFullError
 from .openchunk import OpenChunk, sound_rows
 from .precision import stored_rows
+
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMIT_EVERY_S: Final = 30.0
 """A chunk that fills slowly is committed this often, so that a kill loses half a minute at most."""
@@ -144,7 +147,10 @@ class EmbeddingWriter:
             return
         try:
             self._open.commit(self._clock())
-        except StorageFullError as error:
+        except OSError as error:
+            # A folder may be what finds no space; and a limit on a file's size is met like a full disk.
+            if not isinstance(error, StorageFullError) and error.errno not in _NO_SPACE:
+                raise
             n_done = self.embedding.rows_done()
             raise StorageFullError(
                 f"No space was left for chunk {self._open.chunk} of encoder {self.embedding.name!r}: {n_done} of "

@@ -7,6 +7,7 @@ Rows that could not be embedded hold NaN in the store. Here they hold 0 and are 
 such an encoder neither learns from the row nor predicts it, whatever it does with the row's neighbours.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurestore.errors import ConfigError, EncoderMismatchError, FrameMismatchError, ShapeError, unknown_name
+from featurestore.errors import (
+    AbawError,
+    ConfigError,
+    EncoderMismatchError,
+    FrameMismatchError,
+    ShapeError,
+    unknown_name,
+)
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
 
@@ -26,7 +34,7 @@ from .targets import Targets, labels_digest
 from .tasks import TASKS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureSet:
     """Embeddings, frames and labels.
 
@@ -39,7 +47,7 @@ class FeatureSet:
     usable_rows
         Encoder -> bool (n_frames,), on the host: which rows were embedded.
     fingerprints
-        Encoder -> fingerprint of the provenance.
+        Encoder -> fingerprint of the provenance, of every encoder in the store, loaded or not.
     device
         Where the tensors are.
     source
@@ -76,7 +84,6 @@ class FeatureSet:
         place = resolve_device(device) if isinstance(device, str) else device
         embeddings: dict[str, Tensor] = {}
         usable: dict[str, BoolArray] = {}
-        fingerprints: dict[str, str] = {}
         for name in dict.fromkeys(names):
             embedding = store.embedding(name)
             _check_vectors(name, embedding.row_shape, store)
@@ -85,8 +92,7 @@ class FeatureSet:
             known[list(embedding.failures())] = False
             tensor[(~known).to(place)] = 0
             embeddings[name], usable[name] = tensor, known.numpy()
-            fingerprints[name] = embedding.provenance.fingerprint
-        return cls(store.frames, embeddings, usable, fingerprints, place, str(store.path))
+        return cls(store.frames, embeddings, usable, _fingerprints(store), place, str(store.path))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,6 +198,15 @@ class FeatureSet:
 def _has_nan(tensor: Tensor) -> Tensor:
     """Which rows hold a NaN, shape (n,), on the host; in blocks, since the mask of all would be half as large."""
     return torch.cat([torch.isnan(block).any(dim=1).cpu() for block in torch.split(tensor, 8192)])
+
+
+def _fingerprints(store: FeatureStore) -> dict[str, str]:
+    found = {}
+    for name in store.names():
+        # One that is damaged is reported when it is asked for, not when another is.
+        with contextlib.suppress(AbawError):
+            found[name] = store.embedding(name).provenance.fingerprint
+    return found
 
 
 def _check_vectors(name: str, row_shape: tuple[int, ...], store: FeatureStore) -> None:

@@ -238,13 +238,13 @@ class _Trainer:
             totals.append(total)
             by_task.append(torch.stack([parts[task] for task in self.head.joint]))
         # Read once an epoch: a read per step would make the device wait for the host.
-        loss = float(torch.stack(totals).double().mean())
+        loss = float(torch.stack(totals).cpu().double().mean())
         if not np.isfinite(loss):
             raise PrecisionError(
                 f"The training loss became {loss} (head on {'+'.join(self.head.encoders)}, learning rate "
                 f"{self.training.learning_rate}). Lower the learning rate, or check the embeddings' range."
             )
-        means = torch.stack(by_task).double().mean(dim=0).tolist()
+        means = torch.stack(by_task).cpu().double().mean(dim=0).tolist()
         return loss, dict(zip(self.head.joint, means, strict=True))
 
     def _step(self, picked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""A small dataset of painted squares, whose labels can be read off the pixels."""
+"""A small dataset of painted textures, whose labels can be read off the pixels."""
 
 from pathlib import Path
 
@@ -17,16 +17,17 @@ FRAMES_PER_VIDEO = 30
 
 @pytest.fixture(scope="session")
 def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of 5 videos; in each frame the left half's brightness is valence, the right half's arousal."""
+    """Folder of 5 videos; valence and arousal are the strengths of two textures on a third, in noise."""
     root = tmp_path_factory.mktemp("frames")
+    wave = np.cos(2 * np.pi * (np.arange(32) + 0.5) / 8)  # periodic in the tiny ViT's patches
+    down, across = np.broadcast_to(wave[:, None], (32, 32)), np.broadcast_to(wave[None, :], (32, 32))
     for video in range(5):
         (root / f"v{video}").mkdir()
         for frame in range(1, FRAMES_PER_VIDEO + 1):
             valence, arousal = affect_of(video, frame)
-            pixels = np.random.default_rng([video, frame]).normal(0, 6, (32, 32, 3))
-            pixels[:, :16] += 128 + 100 * valence
-            pixels[:, 16:] += 128 + 100 * arousal
-            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            grey = 128 + 40 * (valence * down + arousal * across + down * across)
+            noise = np.random.default_rng([video, frame]).normal(0, 10, (32, 32, 3))
+            image = Image.fromarray((grey[:, :, None] + noise).clip(0, 255).astype(np.uint8))
             image.save(root / f"v{video}" / f"{frame:05d}.jpg", quality=92)
     return root
 

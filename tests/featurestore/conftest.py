@@ -17,7 +17,7 @@ FramesMaker = Callable[..., FrameTable]
 def build_frames(n_frames: int, *, video: str = "v") -> FrameTable:
     """`n_frames` unlabelled frames of videos of 7, numbered from 1 with gaps of 2."""
     rows = range(n_frames)
-    videos = [f"{video}{row // 7:04d}" for row in rows]
+    videos = [f"{video}{row // 7:06d}" for row in rows]
     numbers = [1 + 2 * (row % 7) for row in rows]
     paths = [f"{name}/{number:05d}.jpg" for name, number in zip(videos, numbers, strict=True)]
     empty = [None] * n_frames

@@ -126,7 +126,7 @@ def test_rows_outside_the_table_are_refused(embedding: Embedding, picks: list[in
 def test_uncommitted_rows_are_never_returned(partial: Embedding, rows: FloatArray) -> None:
     assert partial.committed().tolist() == [True] * 36 + [False] * 14
     assert partial.rows_done() == 36
-    with pytest.raises(MissingEmbeddingsError, match="36 of 50 rows.*abaw extract --encoder au"):
+    with pytest.raises(MissingEmbeddingsError, match=r"36 of 50 rows.*abaw extract --encoder au"):
         partial.load()
     assert partial.read(30, 36).tobytes() == rows[30:36].tobytes()
     with pytest.raises(MissingEmbeddingsError, match="row 36 is not there"):

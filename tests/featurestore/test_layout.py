@@ -36,7 +36,7 @@ def test_sizes_and_keys() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ConfigError, match="power of two.*not 3.*Take 2"):
+    with pytest.raises(ConfigError, match=r"power of two.*not 3.*Take 2"):
         layout(batch_rows=3)
     with pytest.raises(ConfigError, match="multiple of batch_rows"):
         layout(chunk_rows=6, batch_rows=4)

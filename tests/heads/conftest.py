@@ -17,16 +17,13 @@ from heads.features import FeatureSet
 
 DIM = 16
 
-MakeFrames = Callable[..., FrameTable]
-MakeStore = Callable[..., FeatureStore]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)  # tiny products: threads cost more than they bring
 
 
-def make_frames(
+def _frames(
     videos: Mapping[str, tuple[str, int]], *, seed: int = 0, unlabelled: float = 0.1, smooth: int = 1
 ) -> FrameTable:
     """Videos -> (split, rows); labels drawn at random, `smooth` rows alike, a share of them null."""
@@ -54,7 +51,7 @@ def make_frames(
     return FrameTable(pl.concat(tables))
 
 
-def label_vectors(frames: FrameTable, *, dim: int = DIM, seed: int = 1, noise: float = 0.1) -> NDArray[np.float32]:
+def _vectors(frames: FrameTable, *, dim: int = DIM, seed: int = 1, noise: float = 0.1) -> NDArray[np.float32]:
     """Embeddings that hold the labels, mixed at random, plus noise; (n, dim)."""
     rng = np.random.default_rng(seed)
     data = frames.data
@@ -72,7 +69,7 @@ def provenance(weights: str = "w") -> Provenance:
     )
 
 
-def add_encoder(
+def _add(
     store: FeatureStore,
     name: str,
     vectors: NDArray[np.float32],
@@ -89,6 +86,21 @@ def add_encoder(
             writer.append(first, vectors[first:stop], here)
 
 
+@pytest.fixture(scope="session")
+def make_frames() -> Callable[..., FrameTable]:
+    return _frames
+
+
+@pytest.fixture(scope="session")
+def label_vectors() -> Callable[..., NDArray[np.float32]]:
+    return _vectors
+
+
+@pytest.fixture(scope="session")
+def add_encoder() -> Callable[..., None]:
+    return _add
+
+
 VIDEOS = {
     "a": ("train", 90),
     "b": ("train", 70),
@@ -102,7 +114,7 @@ VIDEOS = {
 
 @pytest.fixture(scope="session")
 def frames() -> FrameTable:
-    return make_frames(VIDEOS)
+    return _frames(VIDEOS)
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +122,9 @@ def store(frames: FrameTable, tmp_path_factory: pytest.TempPathFactory) -> Featu
     """Encoders mae, au, expr, v, a of dim 16; `wide` of 24; `tokens` in three dimensions."""
     made = FeatureStore.create(tmp_path_factory.mktemp("heads") / "features", frames)
     for seed, name in enumerate(("mae", "au", "expr", "v", "a")):
-        add_encoder(made, name, label_vectors(frames, seed=seed, noise=0.3), weights=name)
-    add_encoder(made, "wide", label_vectors(frames, dim=24), weights="wide")
-    add_encoder(made, "tokens", np.zeros((len(frames), 3, 4), dtype=np.float32), weights="tokens")
+        _add(made, name, _vectors(frames, seed=seed, noise=0.3), weights=name)
+    _add(made, "wide", _vectors(frames, dim=24), weights="wide")
+    _add(made, "tokens", np.zeros((len(frames), 3, 4), dtype=np.float32), weights="tokens")
     return made
 
 
@@ -126,7 +138,7 @@ def new_features(tmp_path: Path) -> Callable[[FrameTable, Mapping[str, NDArray[n
     def build(frames: FrameTable, encoders: Mapping[str, NDArray[np.float32]]) -> FeatureSet:
         made = FeatureStore.create(tmp_path / "features", frames)
         for name, vectors in encoders.items():
-            add_encoder(made, name, vectors, weights=name)
+            _add(made, name, vectors, weights=name)
         return FeatureSet.load(made, tuple(encoders), device="cpu")
 
     return build

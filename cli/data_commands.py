@@ -1,0 +1,97 @@
+"""`abaw synth`, `init`, `frames`: a dataset, a workspace of it, and the table of its frames."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DATA_PANEL, ForceOption, JsonOption, WorkspaceOption
+
+_HERE = Path()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (synth, init, frames):
+        app.command(rich_help_panel=DATA_PANEL)(command)
+
+
+def synth(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the dataset.")],
+    *,
+    videos: Annotated[int, typer.Option(help="How many videos.")] = 32,
+    frames_per_video: Annotated[int, typer.Option(min=1, help="Mean number of listed frames a video.")] = 235,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 7,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 2,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw a contact sheet, such as faces.png.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Render faces in s-Aff-Wild2's exact layout, with its traps: a dataset to try everything on.
+
+    For example: abaw synth data --videos 32 --seed 7 --sheet faces.png
+    """
+    from extractor.synth.dataset import SynthConfig, write_dataset
+    from extractor.synth.sheet import write_sheet
+
+    from .console import print_json, progress_bar, stdout
+
+    config = SynthConfig(videos=videos, seed=seed, frames_per_video=frames_per_video, workers=workers)
+    with progress_bar("draw", "videos") as update:
+        summary = write_dataset(directory, config, on_video=lambda done, total: update(done, total, ""))
+    if sheet is not None:
+        write_sheet(directory, sheet)
+    if json_:
+        print_json(summary.as_dict())
+        return
+    counts = ", ".join(f"{split} {rows:,}" for split, rows in summary.rows.items())
+    stdout.print(f"{directory}: {videos} videos, listed rows: {counts}; {summary.seconds:.1f} s")
+    if sheet is not None:
+        stdout.print(f"{sheet}")
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace to make.")],
+    *,
+    frames: Annotated[Path, typer.Option(help="Folder of the crops: <video>/<00001>.jpg.")],
+    train: Annotated[Path, typer.Option(help="training_set_annotations.txt")],
+    val: Annotated[Path, typer.Option(help="validation_set_annotations.txt")],
+    test: Annotated[Path | None, typer.Option(help="Test list, such as MTL_Challenge_test_set_release.txt.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Make a workspace: a directory with an abaw.toml that says where frames and annotations are.
+
+    For example: abaw init work --frames data/cropped_aligned --train data/training_set_annotations.txt
+    --val data/validation_set_annotations.txt
+    """
+    from .console import stdout
+    from .workspace import CONFIG_FILE, WorkspaceConfig, create_workspace
+
+    config = WorkspaceConfig(frames=frames, train=train, val=val, test=test)
+    workspace = create_workspace(directory, config, force=force)
+    stdout.print(f"{workspace.root / CONFIG_FILE}\nNext: cd {directory} && abaw frames")
+
+
+def frames(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
+    """Read the annotations into the frame table, and print what is in them.
+
+    Labels may be corrected and this run again: embeddings stay as long as the frames are the same.
+    """
+    from featurestore.annotations import build_frames, read_challenge
+    from featurestore.audit import audit
+    from featurestore.store import FeatureStore
+
+    from .console import print_json, say, stdout
+    from .render import audit_tables
+    from .workspace import open_workspace
+
+    opened = open_workspace(workspace)
+    files = read_challenge(opened.config.train, opened.config.val, opened.config.test)
+    found = audit(files, opened.config.frames)
+    table = build_frames(files.train, files.val, files.test)
+    FeatureStore.create(opened.config.store, table, sources=files.sources)
+    if json_:
+        print_json(found.as_dict())
+        return
+    for each in audit_tables(found):
+        stdout.print(each)
+    say(f"{len(table):,} frames in {opened.config.store}")

@@ -1,0 +1,233 @@
+"""`abaw fit-heads`, `evaluate`, `predict`, `ablate`: everything that works on cached embeddings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, SeedOption, WorkspaceOption, names_in
+
+if TYPE_CHECKING:
+    from heads.fit import EpochReport
+
+_HERE = Path()
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name in runs/, or its folder.")]
+SplitOption = Annotated[str, typer.Option(help="train, val or test.")]
+EpochsOption = Annotated[int, typer.Option(min=1, help="Passes over the train windows; the best one is kept.")]
+RateOption = Annotated[float, typer.Option(help="Learning rate of AdamW, constant.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for name, command in (
+        ("fit-heads", fit_heads),
+        ("evaluate", evaluate),
+        ("predict", predict),
+        ("ablate", ablate),
+    ):
+        app.command(name, rich_help_panel=HEAD_PANEL)(command)
+
+
+def fit_heads(
+    *,
+    encoder: Annotated[str, typer.Option(help="The base embedding.")] = "mae",
+    fuse: Annotated[str, typer.Option(help="Embeddings to add to it, such as au,v.")] = "",
+    joint: Annotated[str, typer.Option(help="Tasks that are predicted together.")] = "au,expr,v,a",
+    fusion: Annotated[str, typer.Option(help="auto (sum where something is fused), sum or none.")] = "auto",
+    temporal: Annotated[str, typer.Option(help="lstm or none.")] = "lstm",
+    seq: Annotated[int, typer.Option(help="Rows in a window (S).")] = 20,
+    window: Annotated[int | None, typer.Option(help="Rows between windows (W).", show_default="seq")] = None,
+    task: Annotated[str, typer.Option(help="Which score picks the epoch: p, au, expr, v or a.")] = "p",
+    weights: Annotated[str, typer.Option(help="Weights of the tasks' losses, such as au=1,expr=0.5.")] = "",
+    epochs: EpochsOption = 20,
+    lr: RateOption = 3e-4,
+    batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step, over all windows of the batch.")] = 1024,
+    seed: SeedOption = 1,
+    device: DeviceOption = "auto",
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="from the options")] = None,
+    force: ForceOption = False,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Fit a head on the cached embeddings: fusion, time, and one output a joined task.
+
+    For example: abaw fit-heads --fuse au,v --seq 20
+    """
+    from heads.config import FitConfig, HeadConfig
+    from heads.features import FeatureSet
+    from heads.fit import fit
+    from heads.run import Run
+    from heads.tasks import parse_tasks, parse_weights
+
+    from .console import print_json, progress_bar, stdout
+    from .render import scores_table
+    from .workspace import open_workspace
+
+    head = HeadConfig(
+        encoder=encoder,
+        fuse=tuple(names_in(fuse)),
+        joint=parse_tasks(joint),
+        fusion=fusion,
+        temporal=temporal,
+        seq=seq,
+        window=window,
+    )
+    training = FitConfig(
+        epochs=epochs,
+        batch_frames=batch_frames,
+        learning_rate=lr,
+        weights=parse_weights(weights),
+        select=task,
+        seed=seed,
+        device=device,
+    )
+    opened = open_workspace(workspace)
+    features = FeatureSet.load(opened.open_store(), head.encoders, device=device)
+    with progress_bar("fit", "epochs") as update:
+
+        def on_epoch(report: "EpochReport") -> None:
+            update(report.epoch, report.n_epochs, f"loss {report.loss:.3f}, {task} {report.selected:.4f}")
+
+        fitted = fit(features, head, training, on_epoch=on_epoch)
+    run = Run.from_fit(fitted, features, name=name)
+    folder = opened.config.runs / run.name
+    run.save(folder, force=force)
+    if json_:
+        print_json({"run": run.name, "folder": str(folder), "seconds": fitted.seconds} | dict(run.metrics))
+        return
+    stdout.print(scores_table(fitted.scores, title=f"{run.name}, val"))
+    stdout.print(
+        f"epoch {fitted.epoch} of {training.epochs}, selected on {fitted.selected_on}; "
+        f"{fitted.n_parameters:,} parameters, {fitted.seconds:.1f} s"
+    )
+    stdout.print(f"{folder}")
+
+
+def evaluate(
+    run: RunArgument,
+    *,
+    split: SplitOption = "val",
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Score a run: P and its parts, each with a 95 % interval from resampling videos, beside the trivial references."""
+    from heads.features import FeatureSet
+    from heads.run import Run
+
+    from .console import print_json, stdout
+    from .render import scores_table
+    from .workspace import open_workspace
+
+    opened = open_workspace(workspace)
+    loaded = Run.load(opened.find_run(run))
+    features = FeatureSet.load(opened.open_store(), loaded.head.encoders, device=device)
+    scores = loaded.evaluate(features, split=split)
+    standing = {"in_sample": split == "train", "epoch_selected_here": split == loaded.record.selected_on}
+    if json_:
+        print_json({"run": loaded.name, "split": split, **standing} | scores.as_dict())
+        return
+    stdout.print(scores_table(scores, title=f"{loaded.name}, {split}"))
+    if standing["in_sample"]:
+        stdout.print("in-sample: the head was trained on these frames")
+    elif standing["epoch_selected_here"]:
+        stdout.print(f"epoch {loaded.record.epoch} was selected on this split")
+
+
+def predict(
+    run: RunArgument,
+    *,
+    split: SplitOption = "test",
+    out: Annotated[Path, typer.Option(help="The submission file.")] = Path("predictions.txt"),
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Write a submission file in the challenge's format, row for row with the split's list.
+
+    For example: abaw predict my-run --split test --out predictions.txt
+    """
+    from featurestore.errors import FileExistsAlreadyError
+    from featurestore.submission import write_submission
+    from heads.features import FeatureSet
+    from heads.run import Run
+    from heads.tabulate import prediction_table
+
+    from .console import print_json, stdout, warn
+    from .workspace import open_workspace
+
+    if out.exists() and not force:
+        raise FileExistsAlreadyError(f"{out} is there already. Give another --out, or --force to replace it.")
+    opened = open_workspace(workspace)
+    listed = opened.read_listed(split)
+    loaded = Run.load(opened.find_run(run))
+    features = FeatureSet.load(opened.open_store(), loaded.head.encoders, device=device)
+    predictions = loaded.predict(features, split=split)
+    report = write_submission(out, listed, prediction_table(features.frames, predictions))
+    if json_:
+        print_json({"file": str(out), **report.as_dict()})
+        return
+    stdout.print(f"{out}: {report.rows:,} rows")
+    if report.filled:
+        warn(f"{report.filled:,} listed rows have no embedding; they were filled from the nearest frame of their video")
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="fusion, temporal, joint (the paper's tables 2, 3, 4) or all.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = Path("ablations"),
+    encoder: Annotated[
+        str | None, typer.Option(help="Base embedding of every row.", show_default="each task's own; mae in table 4")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One or several, such as 1,2,3: adds mean and spread.")] = "1",
+    epochs: EpochsOption = 20,
+    lr: RateOption = 3e-4,
+    batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Run the paper's ablation tables as grids over your store, one CSV each; finished rows are kept.
+
+    For example: abaw ablate fusion --out ablations/ --seeds 1,2,3
+    """
+    from heads.ablation import RowReport, render_table, run_ablation
+    from heads.config import FitConfig
+    from heads.features import FeatureSet
+    from heads.tables import plan
+
+    from .console import progress_bar, say, stdout
+    from .workspace import open_workspace
+
+    training = FitConfig(epochs=epochs, learning_rate=lr, batch_frames=batch_frames, device=device)
+    wanted = parse_seeds(seeds)
+    store = open_workspace(workspace).open_store()
+    planned = plan(table, store.names(), base=encoder)
+    for note in planned.notes:
+        say(note)
+    features = FeatureSet.load(store, planned.encoders, device=device)
+    with progress_bar(f"ablate {table}", "rows") as update:
+
+        def on_row(report: RowReport) -> None:
+            update(report.index, report.n_rows, "kept" if report.is_kept else f"{report.row['seconds']:.1f} s")
+
+        rows = run_ablation(features, table, out=out, training=training, seeds=wanted, base=encoder, on_row=on_row)
+    for name in rows["table"].unique(maintain_order=True):
+        stdout.print(render_table(rows.filter(table=name), title=f"{name} ({out / name}.csv)"))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds of an option such as ``"1,2,3"``.
+
+    Raises
+    ------
+    ConfigError
+        If one is not a number of at least 0.
+    """
+    from featurestore.errors import ConfigError
+
+    names = names_in(text)
+    if not names or not all(name.isdecimal() for name in names):
+        raise ConfigError(f"Expected seeds such as 1,2,3, got {text!r}. Give whole numbers, separated by commas.")
+    return tuple(int(name) for name in names)

@@ -1,0 +1,27 @@
+"""Options that several commands share, and parsers of their values."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("-w", "--workspace", help="Workspace directory, or one inside it.", show_default="here")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same bits on the same machine.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there under this name.")]
+
+DATA_PANEL = "Data"
+ENCODER_PANEL = "Encoders and embeddings"
+HEAD_PANEL = "Heads and scores"
+
+
+def names_in(text: str) -> list[str]:
+    """Split ``"au, v"`` into names; empty parts are dropped."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,102 @@
+"""Audits and scores as tables for the console."""
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from heads.scores import PartScore, Scores
+from heads.tasks import PARTS
+
+PART_TITLES = {
+    "P": "P",
+    "ccc_valence": "CCC valence",
+    "ccc_arousal": "CCC arousal",
+    "f1_expression": "F1 expression",
+    "f1_au": "F1 action units",
+}
+
+
+def scores_table(scores: Scores, *, title: str) -> Table:
+    """P and its parts, each with interval and trivial reference.
+
+    Parameters
+    ----------
+    scores
+        Of one split.
+    title
+        Above the table.
+    """
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("score of")
+    for heading in ("score", "95 % interval", "trivial", "within videos"):
+        table.add_column(heading, justify="right")
+    parts: Mapping[str, PartScore | None] = {"P": scores.p, **{name: scores.parts[name] for name in PARTS}}
+    for name, part in parts.items():
+        if part is None:
+            table.add_row(PART_TITLES[name], "-", scores.reasons.get(name, ""), "", "")
+            continue
+        within = scores.within_video.get(name)
+        table.add_row(
+            PART_TITLES[name],
+            f"{part.score:.4f}",
+            f"{part.low:.3f} .. {part.high:.3f}",
+            f"{part.trivial:.4f}",
+            "" if within is None else f"{within:.4f}",
+        )
+    unscored = f", {scores.n_unscored:,} labelled rows without an embedding left out" if scores.n_unscored else ""
+    table.caption = f"{scores.n_frames:,} rows of {scores.n_videos} videos; intervals resample videos{unscored}"
+    table.caption_justify = "left"
+    return table
+
+
+def audit_tables(audit: Audit) -> Iterator[Table]:
+    """An audit as three tables: rows and labels, expressions, action units.
+
+    Parameters
+    ----------
+    audit
+        Of the files of one challenge.
+    """
+    splits = audit.splits
+    yield _table(
+        "frames",
+        list(splits),
+        {
+            "rows": [f"{s.rows:,}" for s in splits.values()],
+            "duplicates": [f"{s.duplicates:,}" for s in splits.values()],
+            "  with other labels": [f"{s.conflicting_duplicates:,}" for s in splits.values()],
+            "distinct rows": [f"{s.distinct:,}" for s in splits.values()],
+            "videos": [f"{s.videos:,}" for s in splits.values()],
+            "  in other splits, too": [f"{len(s.videos_in_other_splits):,}" for s in splits.values()],
+            "valid valence": [f"{s.valence:,}" for s in splits.values()],
+            "valid arousal": [f"{s.arousal:,}" for s in splits.values()],
+            "valid expression": [f"{s.expression:,}" for s in splits.values()],
+            "valid action units": [f"{s.au:,}" for s in splits.values()],
+            "rows without an image": [f"{s.missing_images:,}" for s in splits.values()],
+            "adjacent rows": ["-" if s.adjacent_share is None else f"{s.adjacent_share:.1%}" for s in splits.values()],
+        },
+    )
+    labelled = {name: split for name, split in splits.items() if split.expression or split.au}
+    classes = next(iter(splits.values())).expression_counts
+    yield _table(
+        "expressions",
+        list(labelled),
+        {name: [f"{s.expression_counts[name]:,}" for s in labelled.values()] for name in classes},
+    )
+    units = next(iter(splits.values())).au_rates
+    rates = {name: [s.au_rates[name] for s in labelled.values()] for name in units}
+    yield _table(
+        "action units, share of active",
+        list(labelled),
+        {name: ["-" if rate is None else f"{rate:.3f}" for rate in row] for name, row in rates.items()},
+    )
+
+
+def _table(title: str, columns: list[str], rows: Mapping[str, list[str]]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table

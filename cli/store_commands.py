@@ -1,0 +1,131 @@
+"""`abaw store`: what the store holds, bringing embeddings in, taking them out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DATA_PANEL, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from featurestore.store import FeatureStore
+
+app = typer.Typer(no_args_is_help=True, help="The feature store: list, show, verify, import, remove.")
+_HERE = Path()
+
+NameArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="Name of an encoder in the store.")]
+
+
+@app.command("ls", rich_help_panel=DATA_PANEL)
+def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
+    """List the encoders: rows done, dimension, size, what made them and when."""
+    from rich.table import Table
+
+    from .console import print_json, stdout
+    from .workspace import open_workspace
+
+    store = open_workspace(workspace).open_store()
+    entries = {name: _describe(store, name) for name in store.names()}
+    if json_:
+        print_json({"store": str(store.path), "n_frames": store.n_frames, "encoders": entries})
+        return
+    table = Table(
+        "encoder", "rows", "dim", "MB", "made from", "made at", title=f"{store.path}: {store.n_frames:,} frames"
+    )
+    for name, entry in entries.items():
+        size_mb = f"{float(str(entry['bytes'])) / 1e6:,.1f}"
+        rows = f"{entry['rows_done']:,}"
+        table.add_row(name, rows, str(entry["dim"]), size_mb, str(entry["architecture"]), str(entry["made_at"]))
+    stdout.print(table)
+
+
+@app.command("show")
+def show(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
+    """Show where an encoder's embeddings come from and which frames failed."""
+    from .console import print_json, stdout
+    from .workspace import open_workspace
+
+    store = open_workspace(workspace).open_store()
+    entry = _describe(store, name) | {"provenance": store.embedding(name).provenance.to_dict()}
+    if json_:
+        print_json(entry)
+        return
+    provenance = entry.pop("provenance")
+    for key, value in (entry | (provenance if isinstance(provenance, dict) else {})).items():
+        stdout.print(f"{key:<14} {value}")
+
+
+@app.command("verify")
+def verify(
+    encoder: Annotated[str | None, typer.Option(help="One encoder.", show_default="all")] = None,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Hash every committed chunk again; exit 1 if one is not what was committed."""
+    from .console import print_json, stdout
+    from .workspace import open_workspace
+
+    store = open_workspace(workspace).open_store()
+    bad = {name: store.embedding(name).verify() for name in ([encoder] if encoder else store.names())}
+    if json_:
+        print_json({"bad_chunks": bad})
+    else:
+        for name, chunks in bad.items():
+            stdout.print(f"{name}: " + (f"damaged chunks {chunks}" if chunks else "every committed chunk is sound"))
+    if any(bad.values()):
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_embeddings(
+    file: Annotated[Path, typer.Argument(help="An .npz of vectors, keyed video/frame.jpg.")],
+    encoder: Annotated[str, typer.Option(help="Name that the embeddings get in the store.")],
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Take in embeddings that were made elsewhere; rows are matched by video and frame, not by order.
+
+    For example: abaw store import truth.npz --encoder truth
+    """
+    from featurestore.exchange import import_npz
+
+    from .console import print_json, stdout, warn
+    from .workspace import open_workspace
+
+    store = open_workspace(workspace).open_store()
+    report = import_npz(store, encoder, file)
+    if json_:
+        print_json(report.as_dict())
+        return
+    stdout.print(f"{encoder}: {report.matched:,} rows matched, {report.missing:,} frames have no vector")
+    if report.extra:
+        warn(f"{report.extra:,} vectors belong to no frame, such as {', '.join(report.extra_examples)}")
+
+
+@app.command("rm")
+def remove(name: NameArgument, workspace: WorkspaceOption = _HERE) -> None:
+    """Remove an encoder's embeddings and free their space; nothing else is touched."""
+    from .console import stdout
+    from .workspace import open_workspace
+
+    store = open_workspace(workspace).open_store()
+    size = store.size_bytes(name)
+    store.remove(name)
+    stdout.print(f"removed {name}: {size / 1e6:,.1f} MB")
+
+
+def _describe(store: "FeatureStore", name: str) -> dict[str, object]:
+    embedding = store.embedding(name)
+    return {
+        "encoder": name,
+        "rows_done": embedding.rows_done(),
+        "n_frames": embedding.n_frames,
+        "failed": len(embedding.failures()),
+        "row_shape": list(embedding.row_shape),
+        "dim": embedding.dim,
+        "dtype": str(embedding.dtype),
+        "bytes": store.size_bytes(name),
+        "architecture": embedding.provenance.architecture,
+        "parent": embedding.provenance.parent,
+        "made_at": embedding.provenance.made_at,
+    }

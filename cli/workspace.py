@@ -1,0 +1,203 @@
+"""A workspace: a directory with `abaw.toml`, which says where frames, annotations and results are.
+
+    frames = "/data/cropped_aligned"                    # <video>/<00001>.jpg
+    train = "/data/training_set_annotations.txt"
+    val = "/data/validation_set_annotations.txt"
+    test = "/data/MTL_Challenge_test_set_release.txt"   # optional
+    store = "features"
+    encoders = "encoders"
+    runs = "runs"
+
+    [encoder_folders]                                   # optional: encoders that live elsewhere
+    mae_base = "/models/mae_base"
+
+Relative paths start at the workspace.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from featurestore.annotations import read_annotations, read_list
+from featurestore.errors import (
+    ConfigError,
+    FileExistsAlreadyError,
+    FrameMismatchError,
+    MissingFileError,
+    unknown_name,
+)
+from featurestore.provenance import file_digest
+from featurestore.store import FeatureStore
+
+CONFIG_FILE: Final = "abaw.toml"
+
+
+class WorkspaceConfig(BaseModel):
+    """What `abaw.toml` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: Path
+    train: Path
+    val: Path
+    test: Path | None = None
+    store: Path = Path("features")
+    encoders: Path = Path("encoders")
+    runs: Path = Path("runs")
+    encoder_folders: dict[str, Path] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """An opened workspace; all its paths are absolute.
+
+    Attributes
+    ----------
+    root
+        The directory that holds `abaw.toml`.
+    config
+        As written, with paths made absolute.
+    """
+
+    root: Path
+    config: WorkspaceConfig
+
+    def annotation_files(self) -> dict[str, Path]:
+        """Split to annotation file or list, those that are configured."""
+        files = {"train": self.config.train, "val": self.config.val}
+        return files | ({"test": self.config.test} if self.config.test is not None else {})
+
+    def sources(self) -> dict[str, str]:
+        """Split to the digest of its file, for files that can be found."""
+        return {split: file_digest(path) for split, path in self.annotation_files().items() if path.is_file()}
+
+    def find_encoder(self, name: str) -> Path:
+        """The folder of an encoder: one of the workspace's, one of `abaw.toml`'s, or a path."""
+        from extractor.encoder import find_encoder  # torch: seconds to import
+
+        return find_encoder(name, self.config.encoders, self.config.encoder_folders)
+
+    def find_run(self, name: str) -> Path:
+        """The folder of a run: one of the workspace's by name, or a path.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such run; it suggests the nearest name.
+        """
+        own = {path.parent.name for path in self.config.runs.glob("[!.]*/config.json")}
+        if name in own:
+            return self.config.runs / name
+        if (Path(name) / "config.json").is_file():
+            return Path(name)
+        raise unknown_name("run", name, own)
+
+    def read_listed(self, split: str) -> pl.DataFrame:
+        """Every row of a split's file in its order, duplicates included: what a submission answers.
+
+        Raises
+        ------
+        ConfigError
+            If the workspace has no file for the split.
+        """
+        files = self.annotation_files()
+        if split not in files:
+            raise ConfigError(
+                f"The workspace has no {split!r} list, only {', '.join(files)}. Add `{split} = \"FILE\"` to {CONFIG_FILE}."
+            )
+        return read_list(files[split]) if split == "test" else read_annotations(files[split], split)
+
+    def open_store(self) -> FeatureStore:
+        """The workspace's store.
+
+        Raises
+        ------
+        MissingFileError
+            If `abaw frames` has not made it yet.
+        FrameMismatchError
+            If the annotation files are not the ones that it was made from.
+        """
+        store = FeatureStore.open(self.config.store)
+        recorded = store.sources
+        changed = [split for split, digest in self.sources().items() if recorded.get(split) != digest]
+        if changed:
+            files = ", ".join(str(self.annotation_files()[split]) for split in changed)
+            raise FrameMismatchError(
+                f"The store {store.path} was made from other annotations than those in {CONFIG_FILE} now ({files}). "
+                "Run `abaw frames` to bring it up to date: embeddings stay if the frames are the same."
+            )
+        return store
+
+
+def create_workspace(root: Path, config: WorkspaceConfig, *, force: bool = False) -> Workspace:
+    """Make a workspace of a directory, after checking that everything it names is there.
+
+    Raises
+    ------
+    MissingFileError
+        If the image folder or an annotation file is missing; all of them are named.
+    FileExistsAlreadyError
+        If the directory is a workspace already, and `force` is not given.
+    """
+    absolute = _absolute(config, Path.cwd())
+    missing = [] if absolute.frames.is_dir() else [f"the image folder {absolute.frames}"]
+    files = [("train", absolute.train), ("val", absolute.val), ("test", absolute.test)]
+    missing += [f"the {split} file {path}" for split, path in files if path is not None and not path.is_file()]
+    if missing:
+        raise MissingFileError(f"Not there: {', '.join(missing)}. Correct the path; no workspace was made.")
+    target = root / CONFIG_FILE
+    if target.exists() and not force:
+        raise FileExistsAlreadyError(f"{root} is a workspace already ({target}). Edit that file, or give --force.")
+    root.mkdir(parents=True, exist_ok=True)
+    lines = ["# An abaw workspace; `abaw frames` comes next."]
+    named = {"frames": absolute.frames, "train": absolute.train, "val": absolute.val, "test": absolute.test}
+    named |= {"store": config.store, "encoders": config.encoders, "runs": config.runs}
+    lines += [f"{key} = {json.dumps(str(path))}" for key, path in named.items() if path is not None]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return open_workspace(root)
+
+
+def open_workspace(start: Path) -> Workspace:
+    """The workspace at a directory, or at the nearest one above it.
+
+    Raises
+    ------
+    MissingFileError
+        If there is none.
+    ConfigError
+        If its `abaw.toml` cannot be used.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        path = folder / CONFIG_FILE
+        if path.is_file():
+            return Workspace(folder, _absolute(_read(path), folder))
+    raise MissingFileError(
+        f"No {CONFIG_FILE} in {start} or above. Make a workspace with `abaw init`, or name one with -w DIR."
+    )
+
+
+def _read(path: Path) -> WorkspaceConfig:
+    try:
+        return WorkspaceConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}. Correct that line.") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(f"{path} cannot be used: {problems}. Correct these entries.") from error
+
+
+def _absolute(config: WorkspaceConfig, root: Path) -> WorkspaceConfig:
+    def resolve(path: Path | None) -> Path | None:
+        return None if path is None else (root / path.expanduser()).resolve()
+
+    paths = ("frames", "train", "val", "test", "store", "encoders", "runs")
+    folders = {name: resolve(path) for name, path in config.encoder_folders.items()}
+    return config.model_copy(
+        update={name: resolve(getattr(config, name)) for name in paths} | {"encoder_folders": folders}
+    )

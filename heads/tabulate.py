@@ -1,0 +1,68 @@
+"""Predictions and epochs as tables, one row a frame or an epoch, with the field's column names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from featurestore.frames import FrameTable
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS
+
+from .fit import EpochReport
+from .predictions import Predictions
+from .tasks import PARTS, TASKS
+
+
+def prediction_table(frames: FrameTable, predictions: Predictions) -> pl.DataFrame:
+    """Predictions beside their frames.
+
+    Columns: ``video``, ``frame``, ``split``; ``valence``, ``arousal`` (Float64); ``expression`` (Int8, the most
+    probable class) and its probabilities ``expression_0`` .. ``expression_7``; ``au1`` .. ``au26`` (Int8, 0 or 1)
+    and their probabilities ``au1_p`` .. ``au26_p``. Columns of a task that was not joined are left out; where a
+    frame has no embedding they are null.
+
+    Parameters
+    ----------
+    frames
+        The table that `predictions.rows` counts in.
+    predictions
+        Of any of its rows.
+    """
+    keys = frames.data.select("video", "frame", "split")[predictions.rows]
+    known = pl.Series("known", predictions.predicted())
+    columns: list[pl.Series] = []
+    if predictions.valence is not None:
+        columns.append(pl.Series("valence", predictions.valence))
+    if predictions.arousal is not None:
+        columns.append(pl.Series("arousal", predictions.arousal))
+    if predictions.expression is not None:
+        columns.append(pl.Series("expression", predictions.expression_classes().astype(np.int8)))
+        columns += [
+            pl.Series(f"expression_{number}", predictions.expression[:, number]) for number in range(len(EXPRESSIONS))
+        ]
+    if predictions.action_units is not None:
+        active = predictions.active_units().astype(np.int8)
+        columns += [pl.Series(name, active[:, number]) for number, name in enumerate(AU_COLUMNS)]
+        columns += [
+            pl.Series(f"{name}_p", predictions.action_units[:, number]) for number, name in enumerate(AU_COLUMNS)
+        ]
+    values = pl.DataFrame([*columns, known])
+    blanked = values.select(pl.when(pl.col("known")).then(pl.col(each.name)).alias(each.name) for each in columns)
+    return keys.hstack(blanked)
+
+
+def curve_table(curve: Sequence[EpochReport]) -> pl.DataFrame:
+    """Epochs as rows: ``epoch``, ``loss``, ``loss_<task>``, the parts, ``selected``, ``is_best``, ``seconds``."""
+    rows = [
+        {
+            "epoch": report.epoch,
+            "loss": report.loss,
+            **{f"loss_{task}": report.task_losses[task] for task in TASKS if task in report.task_losses},
+            **{part: report.scores[part] for part in PARTS if part in report.scores},
+            "selected": report.selected,
+            "is_best": report.is_best,
+            "seconds": report.seconds,
+        }
+        for report in curve
+    ]
+    return pl.DataFrame(rows)

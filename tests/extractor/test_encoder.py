@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from extractor.encoder import (
+    Encoder,
+    EncoderSpec,
+    find_encoder,
+    load_encoder,
+    read_spec,
+    save_encoder,
+    weights_digest,
+)
+from featurestore.errors import ConfigError, MissingFileError, StoreError, UnknownNameError
+
+
+def test_a_saved_encoder_loads_to_the_same_outputs(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "e", tiny_encoder, tiny_encoder.spec)
+    loaded = load_encoder(tmp_path / "e")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), tiny_encoder(images))
+    assert loaded.spec == tiny_encoder.spec
+    assert not loaded.training
+
+
+def test_fc_norm_pooling_is_the_mean_of_patch_tokens_then_layer_norm(tiny_encoder: Encoder) -> None:
+    vit = tiny_encoder.backbone
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        tokens = vit.patch_embed(images)
+        tokens = torch.cat([vit.cls_token.expand(2, -1, -1), tokens], dim=1) + vit.pos_embed
+        for block in vit.blocks:
+            tokens = block(tokens)
+        expected = torch.nn.functional.layer_norm(
+            tokens[:, 1:].mean(dim=1), (32,), vit.fc_norm.weight, vit.fc_norm.bias, vit.fc_norm.eps
+        )
+        torch.testing.assert_close(tiny_encoder(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pooling", "same_as"), [("cls", "token"), ("mean", "avg")])
+def test_other_poolings_are_timms_own(tiny_spec: EncoderSpec, pooling: str, same_as: str) -> None:
+    encoder = Encoder(tiny_spec.model_copy(update={"pooling": pooling})).eval()
+    plain = timm.create_model(
+        tiny_spec.architecture, num_classes=0, global_pool=same_as, fc_norm=False, **tiny_spec.arguments
+    ).eval()
+    plain.load_state_dict(encoder.backbone.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(images), plain(images))
+
+
+def test_digest_follows_every_weight_and_nothing_else(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    before = weights_digest(tiny_encoder)
+    save_encoder(tmp_path / "e", tiny_encoder, tiny_encoder.spec)
+    assert weights_digest(load_encoder(tmp_path / "e")) == before
+    with torch.no_grad():
+        tiny_encoder.backbone.cls_token[0, 0, 5] += 1e-6
+    assert weights_digest(tiny_encoder) != before
+
+
+def test_weights_of_another_architecture_are_refused(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    deeper = tiny_encoder.spec.model_copy(update={"arguments": {**tiny_encoder.spec.arguments, "depth": 3}})
+    save_encoder(tmp_path / "e", tiny_encoder, deeper)
+    with pytest.raises(StoreError, match=r"(?s)not a whole vit_tiny_patch16_224.*blocks\.2"):
+        load_encoder(tmp_path / "e")
+
+
+def test_damaged_and_missing_files(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    folder = tmp_path / "e"
+    save_encoder(folder, tiny_encoder, tiny_encoder.spec)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="Nothing was loaded"):
+        load_encoder(folder)
+    weights.unlink()
+    with pytest.raises(MissingFileError, match=r"has no model\.safetensors"):
+        load_encoder(folder)
+    (folder / "encoder.json").write_text('{"architecture": "vit", "input_px": 0, "surprise": 1}')
+    with pytest.raises(StoreError, match=r"(?s)input_px.*surprise"):
+        read_spec(folder)
+
+
+def test_unknown_architecture_and_impossible_arguments(tiny_spec: EncoderSpec) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'vit_tiny_patch16_224'"):
+        Encoder(tiny_spec.model_copy(update={"architecture": "vit_tiny_patch16_22"}))
+    with pytest.raises(ConfigError, match="timm cannot build"):
+        Encoder(tiny_spec.model_copy(update={"arguments": {"no_such": 1}}))
+
+
+def test_encoders_are_found_by_name_table_and_path(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    own, elsewhere = tmp_path / "encoders", tmp_path / "models" / "base"
+    save_encoder(own / "au", tiny_encoder, tiny_encoder.spec)
+    save_encoder(own / ".hidden", tiny_encoder, tiny_encoder.spec)
+    save_encoder(elsewhere, tiny_encoder, tiny_encoder.spec)
+    assert find_encoder("au", own) == own / "au"
+    assert find_encoder("base", own, {"base": elsewhere}) == elsewhere
+    assert find_encoder(str(elsewhere), own) == elsewhere
+    with pytest.raises(UnknownNameError, match=r"no encoder 'aus'\. Did you mean 'au'\? Known: au, base\. Make one"):
+        find_encoder("aus", own, {"base": elsewhere})

@@ -1,0 +1,171 @@
+"""Extraction against the encoder's own forward pass, on real files, with real kills."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from extractor.encoder import Encoder, EncoderSpec, save_encoder
+from extractor.extract import ExtractConfig, extract
+from extractor.images import decode_file
+from extractor.preprocess import normalise, resize
+from featurestore.errors import ConfigError, EncoderMismatchError, ImageError, StoreError
+from featurestore.frames import FrameTable
+from featurestore.store import FeatureStore
+
+CONFIG = ExtractConfig(batch=16, device="cpu")
+
+
+@pytest.fixture
+def store(tmp_path: Path, frames: FrameTable) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "features", frames)
+
+
+def test_rows_are_the_encoders_own_outputs(
+    store: FeatureStore, tiny_encoder: Encoder, image_root: Path, frames: FrameTable
+) -> None:
+    report = extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+    assert (report.computed, report.reused, report.n_frames) == ({"e": 150}, {"e": 0}, 150)
+    stored = store.embedding("e").load()
+    for row in (0, 15, 16, 77, 149):
+        pixels = torch.from_numpy(decode_file(image_root / frames.data["path"][row])).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            expected = tiny_encoder(normalise(resize(pixels, 32, "bicubic"), tiny_encoder.spec))[0]
+        np.testing.assert_allclose(stored[row], expected.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_several_encoders_in_one_pass_equal_one_pass_each(
+    store: FeatureStore, tiny_spec: EncoderSpec, image_root: Path, frames: FrameTable, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    small_input = {**tiny_spec.arguments, "img_size": 16}
+    made = {
+        "a": Encoder(tiny_spec),
+        "b": Encoder(tiny_spec.model_copy(update={"pooling": "cls"})),
+        "c": Encoder(tiny_spec.model_copy(update={"input_px": 16, "arguments": small_input})),
+    }
+    report = extract(store, made, image_root, CONFIG)
+    assert report.n_frames == 150  # each frame once, for all three
+    alone = FeatureStore.create(tmp_path / "alone", frames)
+    for name, encoder in made.items():
+        extract(alone, {name: encoder}, image_root, CONFIG)
+        assert np.array_equal(alone.embedding(name).load(), store.embedding(name).load())
+
+
+def test_a_second_call_computes_nothing_and_a_new_encoder_only_itself(
+    store: FeatureStore, tiny_encoder: Encoder, tiny_spec: EncoderSpec, image_root: Path
+) -> None:
+    extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+    again = extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+    assert (again.computed, again.reused, again.n_frames) == ({"e": 0}, {"e": 150}, 0)
+    torch.manual_seed(9)
+    more = extract(store, {"e": tiny_encoder, "f": Encoder(tiny_spec)}, image_root, CONFIG)
+    assert (more.computed, more.reused) == ({"e": 0, "f": 150}, {"e": 150, "f": 0})
+
+
+def test_unreadable_frames_are_masked_listed_and_counted(
+    store: FeatureStore, tiny_encoder: Encoder, image_root: Path, frames: FrameTable, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(image_root, tmp_path / "broken")
+    bad = {3: "cannot decode", 40: "no such file", 149: "not an image"}
+    (broken / frames.data["path"][40]).unlink()
+    (broken / frames.data["path"][149]).write_bytes(b"text")
+    whole = (broken / frames.data["path"][3]).read_bytes()
+    (broken / frames.data["path"][3]).write_bytes(whole[: len(whole) // 2])
+    report = extract(store, {"e": tiny_encoder}, broken, CONFIG)
+    assert set(report.failures) == set(bad)
+    embedding = store.embedding("e")
+    assert embedding.is_complete()
+    assert {row: reason for row, reason in embedding.failures().items() if bad[row] in reason}.keys() == bad.keys()
+    assert np.flatnonzero(np.isnan(embedding.load()).all(axis=1)).tolist() == sorted(bad)
+    whole_store = FeatureStore.create(tmp_path / "whole", frames)
+    extract(whole_store, {"e": tiny_encoder}, image_root, CONFIG)
+    good = np.setdiff1d(np.arange(150), list(bad))
+    assert np.array_equal(embedding.load()[good], whole_store.embedding("e").load()[good])
+    stopped = FeatureStore.create(tmp_path / "stopped", frames)
+    stop = ExtractConfig(batch=16, device="cpu", stop_on_error=True)
+    with pytest.raises(ImageError, match=r"00004\.jpg .*cannot be read: cannot decode.*Mend or remove it"):
+        extract(stopped, {"e": tiny_encoder}, broken, stop)
+
+
+def test_other_weights_under_the_same_name_are_refused(
+    store: FeatureStore, tiny_encoder: Encoder, tiny_spec: EncoderSpec, image_root: Path
+) -> None:
+    extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+    before = store.embedding("e").load()
+    torch.manual_seed(4)
+    with pytest.raises(EncoderMismatchError, match="differ in weights"):
+        extract(store, {"e": Encoder(tiny_spec)}, image_root, CONFIG)
+    assert np.array_equal(store.embedding("e").load(), before)
+
+
+def test_a_broken_encoder_is_named(store: FeatureStore, tiny_encoder: Encoder, image_root: Path) -> None:
+    with torch.no_grad():
+        tiny_encoder.backbone.fc_norm.bias[0] = float("nan")
+    with pytest.raises(StoreError, match="'e'"):
+        extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+
+
+def test_a_batch_that_chunks_cannot_hold_is_refused(
+    store: FeatureStore, tiny_encoder: Encoder, image_root: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"power of two.*but is 48"):
+        extract(store, {"e": tiny_encoder}, image_root, ExtractConfig(batch=48))
+
+
+EXTRACT_SLOWLY = """
+import sys, time
+from pathlib import Path
+import featurestore.store
+from extractor.encoder import load_encoder
+from extractor.extract import ExtractConfig, extract
+from featurestore.store import FeatureStore
+
+featurestore.store.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several
+store, encoder, images = map(Path, sys.argv[1:4])
+print("ready", flush=True)
+extract(
+    FeatureStore.open(store), {"e": load_encoder(encoder)}, images, ExtractConfig(batch=16, device="cpu"),
+    on_progress=lambda done, total, failed: time.sleep(0.03),
+)
+"""
+
+
+def test_a_killed_extraction_resumes_to_the_same_bits(
+    tiny_encoder: Encoder, image_root: Path, frames: FrameTable, tmp_path: Path
+) -> None:
+    save_encoder(tmp_path / "encoder", tiny_encoder, tiny_encoder.spec)
+    script = tmp_path / "extract_slowly.py"
+    script.write_text(EXTRACT_SLOWLY)
+
+    def run(store: Path, kill_after_s: float | None) -> bool:
+        """Whether it ran to its end."""
+        command = [sys.executable, str(script), str(store), str(tmp_path / "encoder"), str(image_root)]
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            process.send_signal(signal.SIGKILL)
+        return process.wait() == 0
+
+    for name in ("whole", "killed"):
+        FeatureStore.create(tmp_path / name, frames)
+    assert run(tmp_path / "whole", None)
+    rng = np.random.default_rng(1)
+    kills = 0
+    while not run(tmp_path / "killed", float(rng.uniform(0.05, 0.35)) if kills < 3 else None):
+        kills += 1
+    assert kills >= 2
+    chunks = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "e").rglob("c/*/*"))
+    assert len(chunks) == 2 * 5
+    for chunk in chunks:
+        assert (tmp_path / "whole" / chunk).read_bytes() == (tmp_path / "killed" / chunk).read_bytes()

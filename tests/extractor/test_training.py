@@ -1,0 +1,176 @@
+"""Pre-training and fine-tuning: what they learn, and that a kill changes nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from extractor.augment import NONE
+from extractor.clips import labelled_clips
+from extractor.encoder import Encoder, EncoderSpec, load_encoder, save_encoder
+from extractor.finetune import FinetuneConfig, finetune
+from extractor.pretrain import PretrainConfig, pretrain
+from extractor.training import Schedule, shuffled_batches, steps_per_epoch
+from extractor.workbench import Workbench
+from featurestore.errors import ConfigError, FileExistsAlreadyError
+from featurestore.frames import FrameTable
+from heads.targets import Targets
+
+
+def quick_pretraining(spec: EncoderSpec, **changes: object) -> PretrainConfig:
+    options = {"epochs": 3, "batch": 16, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+    return PretrainConfig.model_validate({"encoder": spec, **options, **changes})
+
+
+def quick_finetuning(**changes: object) -> FinetuneConfig:
+    options = {"tasks": ("v", "a"), "epochs": 3, "batch": 16, "clip": 2, "base_learning_rate": 2e-2}
+    return FinetuneConfig.model_validate({**options, "augmentation": NONE, "drop_path": 0.0, **changes})
+
+
+def test_schedule_warms_up_and_falls_to_zero() -> None:
+    schedule = Schedule(epochs=10, steps_per_epoch=7, warmup_epochs=2, learning_rate=0.5)
+    rates = [schedule.at(step) for step in range(schedule.n_steps)]
+    assert max(rates) == pytest.approx(0.5)
+    assert rates[:14] == sorted(rates[:14])
+    assert rates[14:] == sorted(rates[14:], reverse=True)
+    assert rates[-1] < 0.005
+
+
+def test_batches_cover_an_epoch_once_and_continue_anywhere() -> None:
+    schedule = Schedule(epochs=3, steps_per_epoch=steps_per_epoch(22, 5), warmup_epochs=0, learning_rate=1)
+    whole = list(shuffled_batches(22, batch=5, schedule=schedule, seed=1, first_step=0))
+    assert len(whole) == 3 * 4
+    assert len({int(item) for batch in whole[:4] for item in batch}) == 20
+    assert [b.tolist() for b in whole[:4]] != [b.tolist() for b in whole[4:8]]
+    rest = list(shuffled_batches(22, batch=5, schedule=schedule, seed=1, first_step=6))
+    assert [b.tolist() for b in rest] == [b.tolist() for b in whole[6:]]
+
+
+def test_clips_hold_labelled_rows_of_one_video(frames: FrameTable) -> None:
+    unlabelled = frames.data.with_columns(
+        valence=frames.data["valence"].scatter([2, 3, 40], None)  # type: ignore[arg-type]
+    )
+    table = FrameTable(unlabelled)
+    targets = Targets.from_frames(table)
+    clips = labelled_clips(table, targets, ("v",), split="train", length=4)
+    seen = clips.rows[clips.mask]
+    assert sorted(seen.tolist()) == [row for row in range(90) if row not in (2, 3, 40)]
+    videos = table.video_ids()[clips.rows]
+    assert (videos == videos[:, :1]).all()
+    assert clips.rows[0].tolist() == [0, 1, 4, 5]
+
+
+def test_pretraining_makes_an_encoder_once(
+    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    bench = Workbench(tmp_path, "mae")
+    made = pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
+    losses = [entry["loss"] for entry in made.spec.origin["history"]]  # type: ignore[index, union-attr, call-overload]
+    assert losses[-1] < 0.95 * losses[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mae"]
+    before = (tmp_path / "mae" / "model.safetensors").stat().st_mtime_ns
+    again = pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
+    assert again.was_there
+    assert (tmp_path / "mae" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsAlreadyError, match="made with other options or other frames"):
+        pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=9))
+    assert not pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1), force=True).was_there
+
+
+def test_finetuning_learns_the_task_and_keeps_the_best_epoch(
+    tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    config = quick_finetuning(epochs=5)
+    seen: list[tuple[float, bool]] = []
+    made = finetune(
+        frames,
+        image_root,
+        tiny_encoder,
+        Workbench(tmp_path, "va"),
+        config,
+        parent_name="random",
+        on_epoch=lambda _, score, is_best: seen.append((score, is_best)),
+    )
+    scores = [score for score, _ in seen]
+    assert max(scores) > 0.9  # (CCC_V + CCC_A) / 2; knowing nothing scores 0
+    assert made.spec.origin["best_epoch"] == scores.index(max(scores)) + 1
+    assert [is_best for _, is_best in seen] == [s == max(scores[: i + 1]) for i, s in enumerate(scores)]
+    assert made.spec.origin["parent"] == "random"
+    assert load_encoder(tmp_path / "va").dim == 32
+
+
+def test_finetuning_without_labels_is_refused(
+    tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    empty = FrameTable(frames.data.with_columns(expression=frames.data["expression"] * None))
+    with pytest.raises(ConfigError, match="on expr needs labelled train and val rows, but there are 0 and 0"):
+        finetune(
+            empty,
+            image_root,
+            tiny_encoder,
+            Workbench(tmp_path, "x"),
+            quick_finetuning(tasks=("expr",)),
+            parent_name="r",
+        )
+
+
+def test_names_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'\.\./x' cannot name an encoder"):
+        Workbench(tmp_path, "../x")
+
+
+TRAIN_SLOWLY = """
+import sys, time
+from pathlib import Path
+import extractor.training
+from extractor.encoder import load_encoder
+from extractor.finetune import FinetuneConfig, finetune
+from extractor.workbench import Workbench
+from featurestore.frames import FrameTable
+
+extractor.training._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
+table, images, parent, encoders = map(Path, sys.argv[1:5])
+config = FinetuneConfig(tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2)
+print("ready", flush=True)
+finetune(
+    FrameTable.read(table), images, load_encoder(parent), Workbench(encoders, "v"), config,
+    parent_name="p", device="cpu", on_step=lambda *_: time.sleep(0.05),
+)
+"""
+
+
+def test_a_killed_finetuning_ends_at_the_same_weights(
+    tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    save_encoder(tmp_path / "parent", tiny_encoder, tiny_encoder.spec)
+    frames.write(tmp_path / "frames.parquet")
+    script = tmp_path / "train_slowly.py"
+    script.write_text(TRAIN_SLOWLY)
+
+    def run(encoders: str, kill_after_s: float | None) -> bool:
+        arguments = [tmp_path / "frames.parquet", image_root, tmp_path / "parent", tmp_path / encoders]
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, str(script), *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            process.send_signal(signal.SIGKILL)
+        return process.wait() == 0
+
+    assert run("whole", None)
+    for seconds in (0.6, 1.1):
+        assert not run("killed", seconds)
+        assert not (tmp_path / "killed" / "v").exists()
+    assert (tmp_path / "killed" / ".v.training" / "checkpoint.pt").exists()
+    assert run("killed", None)
+    whole, resumed = load_encoder(tmp_path / "whole" / "v"), load_encoder(tmp_path / "killed" / "v")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert whole.spec.origin["history"] == resumed.spec.origin["history"]

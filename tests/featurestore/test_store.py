@@ -1,0 +1,223 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import zarr
+
+from featurestore.errors import (
+    ConfigError,
+    EncoderMismatchError,
+    FileExistsAlreadyError,
+    FrameMismatchError,
+    MissingEmbeddingsError,
+    MissingFileError,
+    ShapeError,
+    StoreError,
+)
+from featurestore.frames import FrameTable
+from featurestore.provenance import Provenance
+from featurestore.store import FeatureStore
+
+N_FRAMES = 20
+MakeStore = Callable[[int], FeatureStore]
+MakeFrames = Callable[..., FrameTable]
+
+
+def extract(store: FeatureStore, name: str, provenance: Provenance, value: float = 1.0) -> None:
+    """Embeddings of three dimensions, all of one value."""
+    with store.writer(name, provenance, row_shape=(3,), chunk_rows=8) as writer:
+        for task in writer.pending():
+            writer.append(task.start, np.full((task.stop - task.start, 3), value, dtype=np.float32))
+
+
+def test_a_new_store(make_store: MakeStore, make_frames: MakeFrames) -> None:
+    made = make_store(N_FRAMES)
+    store = FeatureStore.open(made.path)
+    assert store.names() == ()
+    assert "au" not in store
+    assert store.n_frames == N_FRAMES
+    assert store.fingerprint == make_frames(N_FRAMES).fingerprint == store.frames.fingerprint
+    assert store.sources == {}
+
+
+def test_any_zarr_reader_opens_it(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    group = zarr.open(store.path, mode="r")
+    assert group.attrs["abaw"] == {
+        "format": 1, "frames": store.fingerprint, "n_frames": N_FRAMES, "sources": {},
+    }  # fmt: skip
+    facts = group["au"].attrs["abaw"]
+    assert facts["frames"] == store.fingerprint
+    assert facts["batch_rows"] == 1
+    assert Provenance.from_dict(facts["provenance"]) == provenance
+    array = group["au/embedding"]
+    assert (array.shape, array.chunks, array.dtype) == ((N_FRAMES, 3), (8, 3), np.float16)
+    assert array.compressors == ()
+
+
+def test_two_encoders_are_independent(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "mae", provenance, 1.0)
+    extract(store, "au+v.2@x-y", dataclasses.replace(provenance, weights="1"), 2.0)
+    assert store.names() == ("au+v.2@x-y", "mae")
+    assert (store.embedding("mae").load() == 1.0).all()
+    store.remove("mae")
+    assert store.names() == ("au+v.2@x-y",)
+    assert (store.embedding("au+v.2@x-y").load() == 2.0).all()
+    assert sorted(entry.name for entry in store.path.iterdir()) == ["au+v.2@x-y", "frames.parquet", "zarr.json"]
+
+
+def test_removal_leaves_open_readers_alone_and_the_name_free(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    embedding = store.embedding("au")
+    rows = embedding.read(0, 8)
+    store.remove("au")
+    assert (rows == 1.0).all()
+    extract(store, "au", dataclasses.replace(provenance, weights="1"), 2.0)
+    assert (store.embedding("au").load() == 2.0).all()
+    with pytest.raises(MissingEmbeddingsError, match="no encoder 'v'"):
+        store.remove("v")
+
+
+def test_removal_clears_what_a_killed_one_left(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    extract(store, "v", provenance)
+    (store.path / "au").rename(store.path / ".au.0.removed")
+    assert store.names() == ("v",)
+    store.remove("v")
+    assert sorted(entry.name for entry in store.path.iterdir()) == ["frames.parquet", "zarr.json"]
+
+
+def test_an_unknown_encoder_names_the_near_one_and_the_command(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "dinov2", provenance)
+    with pytest.raises(MissingEmbeddingsError, match=r"Did you mean 'dinov2'.*abaw extract --encoder dinov\b"):
+        store.embedding("dinov")
+    with pytest.raises(MissingEmbeddingsError, match=r"no encoder '\.\./features/dinov2'"):
+        store.embedding("../features/dinov2")
+
+
+@pytest.mark.parametrize("name", ["", ".au", "-au", "a/b", "a b", "zarr.json", "frames.parquet", "äu", "au\n"])
+def test_names_that_cannot_be(make_store: MakeStore, provenance: Provenance, name: str) -> None:
+    with pytest.raises(ConfigError, match="An encoder's name starts with a letter or digit"):
+        make_store(N_FRAMES).writer(name, provenance, row_shape=(3,))
+
+
+def test_other_weights_are_refused_with_both_fingerprints(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    other = dataclasses.replace(provenance, weights="1", pooling="cls")
+    with pytest.raises(
+        EncoderMismatchError, match=rf"{provenance.fingerprint}.*{other.fingerprint}.*weights, pooling.*store rm au"
+    ):
+        store.writer("au", other, row_shape=(3,))
+    later = dataclasses.replace(provenance, versions={"torch": "9"}, made_at="later")
+    assert store.writer("au", later, row_shape=(3,)).pending() == []
+    assert store.embedding("au").provenance == provenance
+
+
+def test_other_rows_are_refused(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    with pytest.raises(ShapeError, match=r"shape \(3,\), these would have \(4,\)"):
+        store.writer("au", provenance, row_shape=(4,))
+    with pytest.raises(EncoderMismatchError, match="are float16, these would be float32"):
+        store.writer("au", provenance, row_shape=(3,), dtype=np.float32)
+
+
+def test_default_sizes(make_store: MakeStore, provenance: Provenance) -> None:
+    writer = make_store(N_FRAMES).writer("au", provenance, row_shape=(768,), batch_rows=64)
+    assert (writer.chunk_rows, writer.batch_rows) == (2048, 64)
+    with pytest.raises(ConfigError, match="power of two"):
+        make_store(N_FRAMES).writer("v", provenance, row_shape=(768,), batch_rows=48)
+
+
+def test_corrected_labels_keep_the_embeddings(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    corrected = FrameTable(make_frames(N_FRAMES).data.with_columns(pl.lit(0.5, dtype=pl.Float32).alias("valence")))
+    again = FeatureStore.create(store.path, corrected, sources={"train.txt": "d1"})
+    assert again.frames.data["valence"].to_list() == [0.5] * N_FRAMES
+    assert (again.embedding("au").load() == 1.0).all()
+    assert again.sources == {"train.txt": "d1"}
+    assert FeatureStore.create(store.path, corrected).sources == {"train.txt": "d1"}
+
+
+def test_other_frames_are_refused_where_there_are_embeddings(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    FeatureStore.create(store.path, make_frames(N_FRAMES + 1))
+    store = FeatureStore.create(store.path, make_frames(N_FRAMES, video="w"))
+    assert store.frames.data["video"][0] == "w000000"
+    extract(store, "au", provenance)
+    with pytest.raises(FrameMismatchError, match=rf"\(au\) belong to frames {store.fingerprint}.*abaw store rm"):
+        FeatureStore.create(store.path, make_frames(N_FRAMES))
+    assert FeatureStore.open(store.path).fingerprint == store.fingerprint
+
+
+def test_a_table_that_was_swapped_is_refused(make_store: MakeStore, make_frames: MakeFrames) -> None:
+    store = make_store(N_FRAMES)
+    make_frames(N_FRAMES, video="w").write(store.path / "frames.parquet")
+    with pytest.raises(FrameMismatchError, match=f"made for frames {store.fingerprint}"):
+        _ = FeatureStore.open(store.path).frames
+
+
+def test_a_group_of_other_frames_is_refused(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance, tmp_path: Path
+) -> None:
+    store = make_store(N_FRAMES)
+    other = FeatureStore.create(tmp_path / "other", make_frames(N_FRAMES, video="w"))
+    extract(other, "au", provenance)
+    (other.path / "au").rename(store.path / "au")
+    with pytest.raises(FrameMismatchError, match="Embeddings of encoder 'au' are of 20 frames"):
+        store.embedding("au")
+    with pytest.raises(FrameMismatchError, match="Embeddings of encoder 'au' are of 20 frames"):
+        store.writer("au", provenance, row_shape=(3,))
+
+
+def test_what_is_not_a_store(make_frames: MakeFrames, tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"is not there.*abaw frames"):
+        FeatureStore.open(tmp_path / "nowhere")
+    with pytest.raises(MissingFileError, match=r"holds no zarr.json.*abaw frames"):
+        FeatureStore.open(tmp_path)
+    zarr.create_group(tmp_path / "plain", zarr_format=3)
+    with pytest.raises(StoreError, match="attribute 'abaw'"):
+        FeatureStore.open(tmp_path / "plain")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsAlreadyError, match=r"taken \(by 'thesis.tex'\)|taken \(by 'plain'\)"):
+        FeatureStore.create(tmp_path, make_frames(3))
+    with pytest.raises(FileExistsAlreadyError, match=r"taken \(by 'thesis.tex'\)"):
+        FeatureStore.create(tmp_path / "thesis.tex", make_frames(3))
+
+
+def test_an_interrupted_creation_is_made_again(make_frames: MakeFrames, tmp_path: Path) -> None:
+    make_frames(3).write(tmp_path / "frames.parquet")
+    assert FeatureStore.create(tmp_path, make_frames(4)).n_frames == 4
+
+
+def test_a_newer_format_says_so(make_store: MakeStore) -> None:
+    path = make_store(N_FRAMES).path / "zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["attributes"]["abaw"]["format"] = 2
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(StoreError, match=r"up to format 1; this one is format 2.*Update abaw"):
+        FeatureStore.open(path.parent)
+
+
+def test_rows_and_bytes(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    with store.writer("au", provenance, row_shape=(3,), chunk_rows=8) as writer:
+        writer.append(8, np.ones((5, 3), dtype=np.float32))
+    assert store.rows_done("au") == 5
+    n_zarr_json = sum(path.stat().st_size for path in (store.path / "au").rglob("zarr.json"))
+    assert store.size_bytes("au") - n_zarr_json == 8 * 3 * 2 + 16

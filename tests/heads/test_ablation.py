@@ -1,0 +1,164 @@
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from featurestore.errors import ConfigError, FileExistsAlreadyError
+from featurestore.frames import FrameTable
+from featurestore.store import FeatureStore
+from heads.ablation import RowReport, render_table, run_ablation, summarise
+from heads.config import FitConfig
+from heads.features import FeatureSet
+from heads.ledger import SCHEMA, read_ledger
+
+TRAINING = FitConfig(epochs=1, learning_rate=1e-2)
+Reports = list[RowReport]
+
+
+@pytest.fixture(scope="module")
+def small(store: FeatureStore) -> FeatureSet:
+    """Two task encoders: four rows of table 2."""
+    return FeatureSet.load(store, ("au", "v", "mae"), device="cpu")
+
+
+def test_rows_and_columns(tmp_path: Path, small: FeatureSet) -> None:
+    rows = run_ablation(small, "fusion", out=tmp_path / "ablations", training=TRAINING)
+    assert rows.schema == SCHEMA
+    assert rows.select("task", "base", "fused", "joined", "S", "W", "seed").rows() == [
+        ("au", "au", "", "au", 1, 1, 1),
+        ("au", "au", "v", "au", 1, 1, 1),
+        ("v", "v", "", "v", 1, 1, 1),
+        ("v", "v", "au", "v", 1, 1, 1),
+    ]
+    assert rows["published"].to_list() == [0.5001, 0.4988, 0.5606, 0.5721]
+    assert rows["published_mark"].to_list() == ["table", "inferred", "table", "inferred"]
+    assert (rows["low"] <= rows["high"]).all()
+    assert rows["parameters"][0] == 17 * 12
+    on_disk = read_ledger(tmp_path / "ablations" / "fusion.csv")
+    assert on_disk.equals(rows)
+    assert [path.name for path in (tmp_path / "ablations").iterdir()] == ["fusion.csv"]
+
+
+def test_finished_rows_are_kept(tmp_path: Path, small: FeatureSet) -> None:
+    done: Reports = []
+
+    def stop(report: RowReport) -> None:
+        done.append(report)
+        if len(done) == 3:
+            raise KeyboardInterrupt("killed")
+
+    with pytest.raises(KeyboardInterrupt, match="killed"):
+        run_ablation(small, "fusion", out=tmp_path, training=TRAINING, on_row=stop)
+    assert read_ledger(tmp_path / "fusion.csv").height == 3
+    reports: Reports = []
+    rows = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, on_row=reports.append)
+    assert [report.is_kept for report in reports] == [True, True, True, False]
+    assert [(report.index, report.n_rows) for report in reports] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert rows["seconds"].to_list()[:3] == [report.row["seconds"] for report in done]
+    written = (tmp_path / "fusion.csv").read_bytes()
+    assert run_ablation(small, "fusion", out=tmp_path, training=TRAINING).equals(rows)
+    assert (tmp_path / "fusion.csv").read_bytes() == written
+
+
+def test_more_seeds_add_rows_and_a_summary(tmp_path: Path, small: FeatureSet) -> None:
+    first = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    reports: Reports = []
+    rows = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(1, 2), on_row=reports.append)
+    assert [report.is_kept for report in reports] == [True, False] * 4
+    assert rows.filter(pl.col("seed") == 1).equals(first)
+    assert read_ledger(tmp_path / "fusion.csv").height == 8
+    summary = pl.read_csv(tmp_path / "fusion_summary.csv")
+    assert summary.height == 4
+    assert summary["n_seeds"].to_list() == [2] * 4
+    pair = rows.filter((pl.col("task") == "v") & (pl.col("fused") == "au"))["score"]
+    assert summary["mean"][3] == pytest.approx(pair.mean())
+    assert summary["std"][3] == pytest.approx(pair.std())
+    assert summary.group_by("task").agg(pl.col("is_best").sum())["is_best"].to_list() == [1, 1]
+    # One seed alone again: the other's rows were not asked for, but they are true, and stay.
+    assert run_ablation(small, "fusion", out=tmp_path, training=TRAINING).equals(first)
+    assert read_ledger(tmp_path / "fusion.csv").height == 8
+
+
+def test_another_base_keeps_the_rows_of_the_first(tmp_path: Path, small: FeatureSet) -> None:
+    own = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    other = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, base="mae")
+    assert read_ledger(tmp_path / "fusion.csv").height == own.height + other.height
+    assert set(own["key"]).isdisjoint(other["key"])
+
+
+def test_stale_rows_are_computed_again(tmp_path: Path, small: FeatureSet) -> None:
+    before = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    changed = replace(small, fingerprints={**small.fingerprints, "v": "extracted again"})
+    reports: Reports = []
+    after = run_ablation(changed, "fusion", out=tmp_path, training=TRAINING, on_row=reports.append)
+    assert [report.is_kept for report in reports] == [True, False, False, False]
+    assert read_ledger(tmp_path / "fusion.csv")["key"].to_list() == after["key"].to_list()
+    assert before["key"][0] == after["key"][0]
+    data = small.frames.data
+    relabelled = FrameTable(data.with_columns(au1=pl.when(pl.int_range(pl.len()) > 3).then("au1")))
+    reports.clear()
+    run_ablation(replace(changed, frames=relabelled), "fusion", out=tmp_path, training=TRAINING, on_row=reports.append)
+    assert not any(report.is_kept for report in reports)
+    faster = replace(TRAINING, learning_rate=0.02)
+    assert set(run_ablation(small, "fusion", out=tmp_path, training=faster)["key"]).isdisjoint(before["key"])
+
+
+def test_the_device_does_not_make_rows_stale(tmp_path: Path, small: FeatureSet) -> None:
+    first = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    assert run_ablation(small, "fusion", out=tmp_path, training=replace(TRAINING, device="cpu")).equals(first)
+
+
+def test_all_tables(tmp_path: Path, small: FeatureSet) -> None:
+    rows = run_ablation(small, "all", out=tmp_path, training=replace(TRAINING, batch_frames=4096))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fusion.csv", "joint.csv", "temporal.csv"]
+    assert rows.group_by("table", maintain_order=True).len().rows() == [("fusion", 4), ("temporal", 14), ("joint", 32)]
+
+
+@pytest.mark.parametrize("content", [b"my,notes\n1,2\n", b"\xff\xfe\x00", b"", b"table,task\n"])
+def test_a_foreign_file_is_left_alone(tmp_path: Path, small: FeatureSet, content: bytes) -> None:
+    (tmp_path / "fusion.csv").write_bytes(content)
+    with pytest.raises(FileExistsAlreadyError, match=r"cannot be read as one: .*fusion\.csv.* another --out"):
+        run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    assert (tmp_path / "fusion.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize(("old", "new"), [(",0.5001,", ",half,"), ("fusion,v,v,,v", "fusion,v,v,,vv"), ("\n", "\n,,")])
+def test_a_damaged_file_is_left_alone(tmp_path: Path, small: FeatureSet, old: str, new: str) -> None:
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    path = tmp_path / "fusion.csv"
+    damaged = path.read_text().replace('""', "").replace(old, new)
+    path.write_text(damaged)
+    with pytest.raises(FileExistsAlreadyError, match="cannot be read as one"):
+        run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(5,))
+    assert path.read_text() == damaged
+
+
+def test_seeds_must_differ(tmp_path: Path, small: FeatureSet) -> None:
+    with pytest.raises(ConfigError, match="seeds repeat: 1, 1"):
+        run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(1, 1))
+
+
+def test_the_printed_table(tmp_path: Path, small: FeatureSet, render: Callable[[object], str]) -> None:
+    rows = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    text = render(render_table(rows, title="Table 2"))
+    assert "0.4988 [i]" in text
+    assert "95 % interval" in text
+    assert f"{rows['score'][0]:.4f}" in text
+    more = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(1, 2))
+    assert "+- seeds" in render(render_table(more))
+    assert summarise(more).height == 4
+
+
+@pytest.fixture
+def render() -> Callable[[object], str]:
+    def text(table: object) -> str:
+        console = Console(width=160, file=io.StringIO())
+        console.print(table)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    return text
