@@ -52,7 +52,7 @@ def assemble(groups: Sequence[tuple[Tensor, Tensor]], spec: EncoderSpec, *, n: i
 
 def resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
     """Resize (k, 3, height, width) in [0, 255] to a square of `side` pixels, as float32."""
-    images = pixels.float()
+    images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     if images.shape[-2:] == (side, side):
         return images
     images = functional.interpolate(images, size=(side, side), mode=interpolation, antialias=True, align_corners=False)

@@ -28,7 +28,7 @@ from .tasks import TASKS
 PROTOCOL: Final = 1
 """Part of every key; raised when a change to fitting or scoring makes old rows incomparable."""
 
-_ROW_OF_TABLE: Final = ["task", "base", "fused", "joined", "temporal", "S", "W"]
+_ROW_OF_TABLE: Final = ["task", "base", "fused", "fusion", "joined", "temporal", "S", "W"]
 """What tells rows of one table apart, but for the seed."""
 
 
@@ -150,7 +150,7 @@ def render_table(rows: pl.DataFrame, *, title: str | None = None) -> Table:
     """
     several = rows["seed"].n_unique() > 1
     made = Table(title=title, title_justify="left", header_style="bold")
-    for heading in ("table", "task", "base", "fused", "joined", "temporal"):
+    for heading in ("table", *_ROW_OF_TABLE[:-2]):
         made.add_column(heading)
     for heading in ("S/W", "score", "+- seeds" if several else "95 % interval", "trivial", "published"):
         made.add_column(heading, justify="right", no_wrap=True)
@@ -235,6 +235,7 @@ def _compute(features: FeatureSet, planned: PlannedRow, training: FitConfig, key
         "task": planned.task,
         "base": head.encoder,
         "fused": "+".join(head.fuse),
+        "fusion": head.fusion,
         "joined": "+".join(head.joint),
         "temporal": head.temporal,
         "S": head.seq,
@@ -260,7 +261,7 @@ def _cells(row: dict[str, object], *, several: bool) -> list[str]:
         spread = f"{row['low']:.3f} .. {row['high']:.3f}"
     published = "" if row["published"] is None else f"{row['published']:.4f} {_MARKS[str(row['published_mark'])]}"
     window = "single" if row["S"] == 1 else f"{row['S']}/{row['W']}"
-    texts = [str(row[name] or "-") for name in ("table", "task", "base", "fused", "joined", "temporal")]
+    texts = [str(row[name] or "-") for name in ("table", *_ROW_OF_TABLE[:-2])]
     return [*texts, window, f"{row['mean']:.4f}", spread, f"{row['trivial']:.3f}", published]
 
 

@@ -20,6 +20,7 @@ SCHEMA: Final = pl.Schema(
         "task": pl.String,
         "base": pl.String,
         "fused": pl.String,
+        "fusion": pl.String,
         "joined": pl.String,
         "temporal": pl.String,
         "S": pl.Int64,
@@ -90,6 +91,7 @@ def head_of(row: LedgerRow) -> HeadConfig:
     return HeadConfig(
         encoder=str(row["base"] or ""),
         fuse=tuple(str(row["fused"]).split("+")) if row["fused"] else (),
+        fusion=str(row["fusion"]),
         joint=tuple(str(row["joined"]).split("+")),
         temporal=str(row["temporal"]),
         seq=int(row["S"] or 0),

@@ -4,7 +4,8 @@ fusion    Table 2: single frames, one task; its own encoder alone, and with each
 temporal  Table 3: one task, its own encoder alone; S/W from single frames to 30/30.
 joint     Table 4: a task with the paper's inputs for it, joined with every set of the other tasks.
 
-In the paper the base is an encoder that is still being trained; here it is that encoder's cached embedding. The
+In the paper the base is an encoder that is still being trained; here it is that encoder's cached embedding, so
+the joint rows of single frames get a shared module in its place (the fusion module on the base alone). The
 paper's figures stand beside the rows that are the paper's rows. Its tables' check marks were lost in publication,
 so each of Table 2's figures says whether its row is stated in the text or inferred.
 """
@@ -160,6 +161,9 @@ def _joint_grid(task: str, known: Sequence[str], base: str | None) -> _Grid:
                 encoder=encoder,
                 fuse=fuse,
                 joint=(task, *more),
+                # Linear outputs on an embedding that stands still share nothing, and joining them changes
+                # nothing: where neither fusion nor time is shared, the fusion module reads the base alone.
+                fusion="sum" if seq == 1 and not fuse else "auto",
                 temporal="lstm" if seq > 1 else "none",
                 seq=seq,
             ),

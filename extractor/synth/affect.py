@@ -31,7 +31,7 @@ _AROUSAL_REST: Final = -0.66
 
 # What an expression asks for, and what speaks against it; the former are averaged by their weights.
 _FOR: Final[dict[str, dict[int, float]]] = {
-    "Anger": {4: 1.0, 7: 0.6, 23: 0.4, 24: 0.4},
+    "Anger": {4: 1.0, 7: 0.5, 23: 0.25, 24: 0.25},
     "Disgust": {10: 1.0, 4: 0.8, 7: 0.5},
     "Fear": {1: 0.8, 2: 0.9, 4: 0.8, 25: 0.2},
     "Happiness": {12: 1.0, 6: 0.6},
@@ -39,7 +39,7 @@ _FOR: Final[dict[str, dict[int, float]]] = {
     "Surprise": {1: 0.8, 2: 0.9, 25: 0.3, 26: 0.4},
 }
 _AGAINST: Final[dict[str, dict[int, float]]] = {
-    "Anger": {1: 0.6, 12: 0.6, 10: 0.2, 25: 0.3},
+    "Anger": {1: 0.6, 12: 0.6, 10: 0.3, 25: 0.2},
     "Disgust": {12: 0.9, 1: 0.5, 2: 0.4, 26: 0.4},
     "Fear": {12: 0.6},
     "Happiness": {4: 0.4, 15: 0.6, 24: 0.5},

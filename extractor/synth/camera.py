@@ -41,12 +41,8 @@ def _draw_background(rng: np.random.Generator) -> NDArray[np.uint8]:
         left, top = rng.uniform(0, size * 0.8, 2).astype(int).tolist()
         width, height = rng.uniform(size * 0.1, size * 0.5, 2).astype(int).tolist()
         tone = tuple(np.clip(base + rng.normal(0, 40, 3), 10, 245).astype(int).tolist())
-        room.paste(
-            Image.blend(
-                room.crop((left, top, left + width, top + height)), Image.new("RGB", (width, height), tone), 0.7
-            ),
-            (left, top),
-        )
+        box = (left, top, left + width, top + height)
+        room.paste(Image.blend(room.crop(box), Image.new("RGB", (width, height), tone), 0.7), box)
     return np.asarray(room.filter(ImageFilter.GaussianBlur(float(rng.uniform(5, 16)))))
 
 
@@ -95,4 +91,5 @@ def _light_map(scene: Scene) -> FloatArray:
     facing = (u * scene.light[0] + v * scene.light[1] + depth * scene.light[2]).clip(0)
     lambert = 1 + scene.contrast * (facing - 0.8)
     weight = np.exp(-((2.2 * np.maximum(radius - 1, 0)) ** 2))
-    return ((1 + weight * (lambert - 1))[..., None] * scene.tint).astype(np.float32)
+    gain: FloatArray = ((1 + weight * (lambert - 1))[..., None] * scene.tint).astype(np.float32)
+    return gain

@@ -7,7 +7,7 @@ one step, so that a run that was killed is never taken for a whole dataset.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +51,8 @@ class SynthConfig:
         Mean number of listed frames, at least 4; videos hold from a sixth to three times as many. Every expression
         occurs in every split from about 200 up, with the default number of videos.
     workers
-        Processes that draw; what they write does not depend on how many there are.
+        Processes that draw; what they write does not depend on how many there are. They are spawned, so a script
+        that asks for more than one does its work under ``if __name__ == "__main__"``.
     """
 
     videos: int = 32
@@ -61,9 +62,8 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         least = {"videos": MIN_VIDEOS, "seed": 0, "frames_per_video": 4, "workers": 1}
-        wrong = [
-            f"{name} {getattr(self, name)} (at least {low})" for name, low in least.items() if getattr(self, name) < low
-        ]
+        given = {name: int(getattr(self, name)) for name in least}
+        wrong = [f"{name} {given[name]} (at least {low})" for name, low in least.items() if given[name] < low]
         if wrong:
             raise ConfigError(
                 f"A rendered dataset needs larger values than: {', '.join(wrong)}. "
@@ -145,7 +145,7 @@ def write_dataset(
     )
 
 
-def _draw(root: Path, videos: list[VideoState], listing: Listing, *, workers: int) -> Iterator[int]:
+def _draw(root: Path, videos: list[VideoState], listing: Listing, *, workers: int) -> Generator[int]:
     """Draw every video, here or in worker processes; the number of images of each, as they are done."""
     tasks = [(video, root / IMAGE_FOLDER, listing.missing) for video in videos]
     if workers == 1:

@@ -80,7 +80,8 @@ def smooth_noise(rng: np.random.Generator, time_s: FloatArray, *, slowest_hz: fl
     rates = np.exp(rng.uniform(np.log(slowest_hz), np.log(fastest_hz), 8))
     phases = rng.uniform(0, 2 * np.pi, 8)
     waves = np.sin(2 * np.pi * rates[:, None] * time_s + phases[:, None])
-    return (waves.sum(0) / 2).astype(np.float32)
+    course: FloatArray = (waves.sum(0) / 2).astype(np.float32)
+    return course
 
 
 def _lay_out(rng: np.random.Generator, length_s: float, kinds: list[str]) -> list[Episode]:

@@ -87,8 +87,8 @@ def lid_heights(person: Identity, state: FaceState) -> tuple[FloatArray, FloatAr
     tight, cheek = state.au(7), state.au(6)
     # AU5 is not among the twelve: eyes widen a little with a full brow raise, as they do in surprise.
     wide = np.minimum(state.au(1), state.au(2))
-    upper = person.eye_size * 4.2 * (1 + 0.24 * wide) * (1 - 0.36 * tight - 0.08 * cheek)
-    lower = person.eye_size * 2.9 * (1 + 0.1 * wide) * (1 - 0.78 * tight) * (1 - 0.35 * cheek)
+    upper = person.eye_size * 4.2 * (1 + 0.24 * wide) * (1 - 0.42 * tight - 0.08 * cheek)
+    lower = person.eye_size * 2.9 * (1 + 0.1 * wide) * (1 - 0.84 * tight) * (1 - 0.35 * cheek)
     return upper * (1 - state.blink) - 0.8 * lower * state.blink, lower
 
 

@@ -6,6 +6,7 @@ edges.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,9 @@ from PIL import Image, ImageDraw
 
 from .identity import Colour
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
+Coordinate = float | FloatArray
+Point = tuple[Coordinate, Coordinate, Coordinate]
 
 CROP_PX: Final = 112
 SCALE: Final = 3
@@ -84,7 +87,13 @@ def soft_mask(radius: tuple[int, int], alpha: int) -> Image.Image:
 
 def to_alpha(strength: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Opacity in 0..1 as 0..255."""
-    return np.round(np.clip(strength, 0, 1) * 255).astype(np.uint8)
+    opacity: NDArray[np.uint8] = np.round(np.clip(strength, 0, 1) * 255).astype(np.uint8)
+    return opacity
+
+
+_CIRCLE: Final = [
+    (float(np.cos(angle)), float(np.sin(angle))) for angle in np.linspace(0, 2 * np.pi, 28, endpoint=False)
+]
 
 
 @functools.lru_cache(maxsize=256)
@@ -113,11 +122,28 @@ def spline_matrix(n_controls: int, per_span: int, closed: bool) -> FloatArray:
 def curve(controls: FloatArray, *, per_span: int = 5, closed: bool = False) -> FloatArray:
     """A smooth curve through control points: (n_frames, n_controls, d) -> (n_frames, n_points, d)."""
     matrix = spline_matrix(controls.shape[1], per_span, closed)
-    return np.einsum("pc,fcd->fpd", matrix, controls, optimize=True)
+    points: FloatArray = np.einsum("pc,fcd->fpd", matrix, controls, optimize=True)
+    return points
+
+
+def ellipse(centre: Point, radius: tuple[float, float]) -> list[Point]:
+    """Points of an ellipse that faces the camera."""
+    x, y, z = centre
+    return [(x + radius[0] * cos, y + radius[1] * sin, z) for cos, sin in _CIRCLE]
 
 
 def band(line: FloatArray, thickness: FloatArray) -> FloatArray:
-    """The outline of a line that is `thickness` wide: (n_frames, n, 3) and (n,) or (n_frames, n) -> (n_frames, 2n, 3)."""
+    """The outline of a line that is `thickness` wide.
+
+    Parameters
+    ----------
+    line : shape (n_frames, n_points, 3)
+    thickness : shape (n_points,) or (n_frames, n_points)
+
+    Returns
+    -------
+    shape (n_frames, 2 * n_points, 3)
+    """
     along = np.gradient(line[..., :2], axis=1)
     across = np.stack([-along[..., 1], along[..., 0]], -1)
     across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
@@ -152,7 +178,17 @@ class Pose:
     scale: FloatArray
 
     def project(self, points: FloatArray) -> FloatArray:
-        """Face coordinates (n_frames, n, 3), in crop pixels from between the eyes, to canvas pixels (n_frames, n, 2)."""
+        """From face coordinates to the canvas.
+
+        Parameters
+        ----------
+        points : shape (n_frames, n_points, 3)
+            In crop pixels from between the eyes.
+
+        Returns
+        -------
+        shape (n_frames, n_points, 2), whole canvas pixels
+        """
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         cos, sin = np.cos, np.sin
         yaw, pitch, roll = self.yaw[:, None], self.pitch[:, None], self.roll[:, None]
@@ -176,7 +212,7 @@ class Pen:
         """How many frames it draws."""
         return len(self.pose.yaw)
 
-    def points(self, coordinates: list[tuple[float | FloatArray, float | FloatArray, float]]) -> FloatArray:
+    def points(self, coordinates: Sequence[Point]) -> FloatArray:
         """Control points, each coordinate a number or one a frame: (n_frames, n_points, 3)."""
         out = np.empty((self.n_frames, len(coordinates), 3), np.float32)
         for index, point in enumerate(coordinates):
@@ -204,7 +240,7 @@ class Pen:
 
     def spot(
         self,
-        centre: tuple[float | FloatArray, float | FloatArray, float],
+        centre: Point,
         radius: tuple[float, float],
         colour: Colour,
         alpha: float | FloatArray,

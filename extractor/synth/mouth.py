@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from .identity import Colour, Identity, mix, shade
-from .layers import FloatArray, Layer, Pen, curve
+from .layers import FloatArray, Layer, Pen, Point, curve
 from .state import FaceState
 
 MOUTH_Y: Final = 33.5
@@ -36,7 +36,7 @@ def shape_lips(pen: Pen, person: Identity, state: FaceState) -> Lips:
     tight, press, part, drop = state.au(23), state.au(24), state.au(25), state.au(26)
     middle = MOUTH_Y + person.mouth_height
     width = (
-        12.6 * person.mouth_width + 4.6 * smile - 0.6 * frown - 3.0 * tight - 0.4 * press - 1.3 * drop + 0.4 * raise10
+        12.6 * person.mouth_width + 4.6 * smile - 0.6 * frown - 3.8 * tight - 0.4 * press - 1.3 * drop + 0.4 * raise10
     )
     thin = (1 - 0.45 * tight) * (1 - 0.72 * press) * (1 - 0.22 * smile)
     upper_lip = 3.9 * person.lip_thickness * thin * (1 - 0.12 * raise10)
@@ -44,16 +44,16 @@ def shape_lips(pen: Pen, person: Identity, state: FaceState) -> Lips:
     gap = 4.2 * part + JAW_DROP_PX * drop + 1.6 * raise10 * (0.25 + part)
     corner_y = middle - 6.0 * smile + 5.6 * frown - 1.4 * raise10 * (1 - frown) + 0.42 * JAW_DROP_PX * drop
     seam = middle + 0.4 + 0.6 * smile - 0.8 * frown + 0.6 * press
-    top = seam - 0.95 * part - 2.2 * raise10
+    top = seam - 0.95 * part - 3.2 * raise10
     bottom = top + gap
     # Inner edge, from the middle to the corner: where along, how far from the middle's height to the corner's.
     along, towards = (0.0, 0.36, 0.7, 1.0), (0.0, 0.1, 0.42, 1.0)
-    raised = (0.0, 2.0, 1.2, 0.0)  # px; AU10 lifts beside the middle most
+    raised = (0.0, 2.6, 1.5, 0.0)  # px; AU10 lifts beside the middle most
     bow = (0.82, 1.0, 0.72, 0.0)  # thickness of the upper lip; Cupid's bow dips in the middle
     full = (1.0, 0.95, 0.66, 0.0)
 
     def edge(centre: FloatArray, thickness: FloatArray | float, profile: tuple[float, ...], lift: float) -> FloatArray:
-        controls: list[tuple[float | FloatArray, float | FloatArray, float]] = []
+        controls: list[Point] = []
         for index in (-3, -2, -1, 0, 1, 2, 3):
             i = abs(index)
             y = centre + (corner_y - centre) * towards[i] + thickness * profile[i] - lift * raised[i] * raise10
@@ -141,9 +141,9 @@ def _tightness(pen: Pen, person: Identity, state: FaceState, lips: Lips) -> list
     layers.append(pen.spot((0, upper - 3.0, 8), (10, 3.2), light, 0.7 * press))
     layers.append(pen.spot((0, lower + 3.4, 7), (10, 3.6), light, 0.8 * press))
     for side in (-1, 1):
-        x, y = side * (lips.corner[:, 0] + 0.4), lips.corner[:, 1]
+        at, y = side * (lips.corner[:, 0] + 0.4), lips.corner[:, 1]
         pit = np.maximum(press, np.maximum(0.75 * state.au(12), 0.6 * state.au(15)))
-        layers.append(pen.spot((x, y, 2), (3.4, 3.2), shade(person.skin, 0.42), 0.3 + 0.6 * pit))
-        droop = curve(pen.points([(x, y, 2), (x + side * 1.6, y + 3.0, 1), (x + side * 1.8, y + 7.0, 1)]))
+        layers.append(pen.spot((at, y, 2), (3.4, 3.2), shade(person.skin, 0.42), 0.3 + 0.6 * pit))
+        droop = curve(pen.points([(at, y, 2), (at + side * 1.6, y + 3.0, 1), (at + side * 1.8, y + 7.0, 1)]))
         layers.append(pen.line(droop, dark, width=1.5, alpha=0.12 * person.age + 0.8 * state.au(15)))
     return layers

@@ -26,6 +26,7 @@ _GAP_PX: Final = 8
 _STRIP_PX: Final = 148
 _STRIP_FACES: Final = 12
 _PLOT_PX: Final = 120
+_HOLE_FRAMES: Final = 200  # a gap that long is where labels were withheld
 _INK: Final = (28, 28, 32)
 _PAPER: Final = (250, 249, 246)
 _COURSES: Final = {"valence": (190, 60, 60), "arousal": (40, 90, 170)}
@@ -92,7 +93,7 @@ def _choose(frames: pl.DataFrame, n_faces: int) -> list[int]:
     for turn in range(n_faces):
         wanted = available & (expression == classes[turn % len(classes)])
         wanted = wanted if wanted.any() else available
-        score = units @ (0.8 / (1 + shown_units) ** 2 - 0.15) + 2.5 / (1 + shown_video[video]) + chance
+        score = units @ (1.0 / (1 + shown_units) - 0.04) + 2.5 / (1 + shown_video[video]) + chance
         # A neutral face is best shown at rest.
         score = np.where(expression == EXPRESSIONS.index("Neutral"), score - 0.7 * units.sum(1), score)
         best = int(np.argmax(np.where(wanted, score, -np.inf)))
@@ -104,8 +105,12 @@ def _choose(frames: pl.DataFrame, n_faces: int) -> list[int]:
 
 
 def _most_varied(frames: pl.DataFrame) -> pl.DataFrame:
-    """The frames of the video with the most expressions; of several, the longest."""
-    by_video = frames.group_by("video", maintain_order=True).agg(pl.col("expression").n_unique(), rows=pl.len())
+    """The frames of the video with the most expressions; of several, the longest. One without a hole, if there is."""
+    gap = pl.col("frame").diff().max().fill_null(0)
+    by_video = frames.group_by("video", maintain_order=True).agg(
+        pl.col("expression").n_unique(), rows=pl.len(), whole=gap < _HOLE_FRAMES
+    )
+    by_video = by_video.filter(pl.col("whole")) if by_video["whole"].any() else by_video
     return frames.filter(pl.col("video") == by_video.sort("expression", "rows", descending=True)["video"][0])
 
 

@@ -16,7 +16,6 @@ from .plan import VideoPlan
 from .state import FaceState
 
 JPEG_QUALITY: Final = 90
-_TAIL: Final = 1
 _MOVES, _LABELS, _PERSON, _CAMERA = range(4)
 
 
@@ -35,7 +34,8 @@ class VideoState:
 
 def simulate_video(plan: VideoPlan) -> VideoState:
     """Move and label every source frame of a video at 30 fps, and keep the listed ones; nothing is drawn."""
-    everything = move_face(np.random.default_rng([*plan.seed, _MOVES]), int(plan.frames[-1]) + _TAIL, plan.kinds)
+    n_frames = int(plan.frames[-1]) + 1  # numbers count from 1; what would be frame 0 is never listed
+    everything = move_face(np.random.default_rng([*plan.seed, _MOVES]), n_frames, plan.kinds)
     labels = label_frames(np.random.default_rng([*plan.seed, _LABELS]), everything.units)
     return VideoState(plan=plan, state=everything.take(plan.frames), affect=labels.take(plan.frames))
 

@@ -13,7 +13,7 @@ import pytest
 
 from featurestore.store import FeatureStore
 
-N_FRAMES, CHUNK_ROWS, BATCH_ROWS, N_KILLS = 1000, 32, 4, 12
+N_FRAMES, CHUNK_ROWS, BATCH_ROWS, N_KILLS = 2000, 32, 4, 12
 
 EXTRACTS = f"""
 import os, sys, time
@@ -25,11 +25,12 @@ from featurestore.store import FeatureStore
 store_path, name, log_path, worker, n_workers, pause_s = sys.argv[1:]
 log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 made = Provenance(architecture="a", weights="w", preprocessing={{}}, pooling="cls", precision="float32", made_at="now")
-print("ready", flush=True)
+print("opening", flush=True)
 store = FeatureStore.open(Path(store_path))
 with store.writer(
     name, made, row_shape=(64,), chunk_rows={CHUNK_ROWS}, batch_rows={BATCH_ROWS}, commit_every_s=0.01
 ) as writer:
+    print("writing", flush=True)
     for task in writer.pending():
         if task.chunk % int(n_workers) != int(worker):
             continue
@@ -72,21 +73,25 @@ def test_a_killed_extraction_ends_as_one_that_never_was(
     store = make_store(N_FRAMES)
     finish(start_worker(tmp_path, "whole"))
 
-    rng = np.random.default_rng(time.time_ns())
-    n_killed = 0
-    for _ in range(N_KILLS):
+    rng = np.random.default_rng()
+    n_rows_at_kill: list[int] = []
+    for kill in range(N_KILLS):
         worker = start_worker(tmp_path, "torn", pause_s=0.002)
         assert worker.stdout is not None
-        worker.stdout.readline()
-        # From the making of the group on, anywhere within the writing.
-        time.sleep(rng.uniform(0, 0.12) if n_killed else 0)
+        assert worker.stdout.readline() == "opening\n"
+        if kill:  # the first one comes while the group is made, the others while rows are written
+            assert worker.stdout.readline() == "writing\n"
+        time.sleep(rng.uniform(0, 0.1))
         worker.send_signal(signal.SIGKILL)
         worker.communicate()
-        n_killed += worker.returncode == -signal.SIGKILL
+        assert worker.returncode == -signal.SIGKILL
         if "torn" in store:
             embedding = store.embedding("torn")
             assert embedding.verify() == []  # every commit that stands is true, at any moment
-    assert n_killed > N_KILLS // 2
+            n_rows_at_kill.append(embedding.rows_done())
+    # The kills were where they hurt: rows came in between them, and were not yet all there.
+    assert len(set(n_rows_at_kill)) > N_KILLS // 3
+    assert n_rows_at_kill[-1] < N_FRAMES
     finish(start_worker(tmp_path, "torn"))
 
     assert files_of(store.path / "torn") == files_of(store.path / "whole")
@@ -96,7 +101,7 @@ def test_a_killed_extraction_ends_as_one_that_never_was(
     for line in (tmp_path / "torn.log").read_text().splitlines():
         computed.update(range(*map(int, line.split())))
     assert len(computed) == N_FRAMES
-    assert computed.total() - N_FRAMES <= n_killed * CHUNK_ROWS
+    assert computed.total() - N_FRAMES <= N_KILLS * CHUNK_ROWS
 
 
 def test_workers_write_one_store_without_a_lock(make_store: Callable[[int], FeatureStore], tmp_path: Path) -> None:

@@ -232,8 +232,8 @@ def test_a_batch_that_is_refused_leaves_no_trace(open_writer: OpenWriter) -> Non
     assert writer.embedding.load().tobytes() == ROWS.tobytes()
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data(), n_frames=st.integers(1, 70), batch_rows=st.sampled_from([1, 2, 8]), chunks=st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), n_frames=st.integers(1, 40), batch_rows=st.sampled_from([1, 2, 8]), chunks=st.integers(1, 3))
 def test_any_batches_with_any_interruptions_give_the_same_files(
     make_frames: Callable[[int], FrameTable],
     provenance: Provenance,

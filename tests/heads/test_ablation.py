@@ -116,6 +116,10 @@ def test_all_tables(tmp_path: Path, small: FeatureSet) -> None:
     rows = run_ablation(small, "all", out=tmp_path, training=replace(TRAINING, batch_frames=4096))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fusion.csv", "joint.csv", "temporal.csv"]
     assert rows.group_by("table", maintain_order=True).len().rows() == [("fusion", 4), ("temporal", 14), ("joint", 32)]
+    joint_units = rows.filter((pl.col("table") == "joint") & (pl.col("task") == "au"))
+    assert joint_units["fusion"].unique().to_list() == ["sum"]
+    again = run_ablation(small, "joint", out=tmp_path, training=replace(TRAINING, batch_frames=4096, seed=2))
+    assert read_ledger(tmp_path / "joint.csv").height == 2 * again.height
 
 
 @pytest.mark.parametrize("content", [b"my,notes\n1,2\n", b"\xff\xfe\x00", b"", b"table,task\n"])
@@ -126,7 +130,9 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path, small: FeatureSet, content
     assert (tmp_path / "fusion.csv").read_bytes() == content
 
 
-@pytest.mark.parametrize(("old", "new"), [(",0.5001,", ",half,"), ("fusion,v,v,,v", "fusion,v,v,,vv"), ("\n", "\n,,")])
+@pytest.mark.parametrize(
+    ("old", "new"), [(",0.5001,", ",half,"), ("fusion,v,v,,none,v", "fusion,v,v,,none,vv"), ("\n", "\n,,")]
+)
 def test_a_damaged_file_is_left_alone(tmp_path: Path, small: FeatureSet, old: str, new: str) -> None:
     run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
     path = tmp_path / "fusion.csv"

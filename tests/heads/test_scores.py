@@ -121,6 +121,10 @@ def test_trivial_references() -> None:
     share = np.bincount(targets.expression[rows]).max() / 300
     assert own["f1_expression"] == pytest.approx(2 * share / (1 + share) / 8)
     assert combine(got) == pytest.approx(got["f1_expression"] + got["f1_au"])
+    beside = score(targets, make_predictions(targets, rows), np.repeat(np.arange(16), 25), train_rows=np.arange(100))
+    assert {part: each.trivial for part, each in beside.parts.items() if each} == got
+    assert beside.p is not None
+    assert beside.p.trivial == combine(got)
 
 
 def test_within_video_concordance_ignores_what_only_knows_the_video() -> None:

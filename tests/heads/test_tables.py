@@ -54,6 +54,8 @@ def test_table_4() -> None:
         "a": (("au", "v"), 30, 30, "lstm"),
     }
     assert len({(row.task, row.head.joint) for row in made.rows}) == 32
+    # Joined tasks must share something that is fitted, or joining could change nothing.
+    assert all("sum" in row.head.resolved().fusion or row.head.temporal == "lstm" for row in made.rows)
     best = {(row.task, row.head.joint): row.published.score for row in made.rows if row.published}
     assert best == {
         ("au", ("au", "v")): 0.6351,
