@@ -6,20 +6,18 @@ action-unit encoder the other three tasks.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import polars as pl
 from rich.table import Table
 
-from extractor.augment import AUGMENTATIONS
+from extractor.augment import GENTLE
 from extractor.encoder import EncoderSpec, load_encoder
 from extractor.extract import ExtractConfig, extract
 from extractor.finetune import FinetuneConfig, finetune
 from extractor.pretrain import PretrainConfig, pretrain
-from extractor.synth.dataset import SynthConfig, write_dataset
+from extractor.synth.dataset import SynthConfig, dataset_paths, is_written, write_dataset
 from extractor.synth.sheet import write_sheet
 from extractor.workbench import Workbench
 from featurestore.annotations import build_frames, read_challenge
@@ -27,7 +25,7 @@ from featurestore.audit import audit
 from featurestore.exchange import import_npz
 from featurestore.store import FeatureStore
 from featurestore.submission import write_submission
-from heads.ablation import render_table, run_ablation
+from heads.ablation import run_ablation
 from heads.config import FitConfig, HeadConfig
 from heads.features import FeatureSet
 from heads.fit import fit, score_split
@@ -36,7 +34,7 @@ from heads.run import Run
 from heads.scores import Scores
 from heads.tables import plan
 from heads.tabulate import prediction_table
-from heads.tasks import TASKS
+from heads.tasks import PARTS, TASKS
 
 from .console import progress_bar, stdout
 from .encoder_commands import step_bar
@@ -44,13 +42,50 @@ from .workspace import CONFIG_FILE, Workspace, WorkspaceConfig, create_workspace
 
 VIT: Final = EncoderSpec(
     architecture="vit_tiny_patch16_224",
-    arguments={"img_size": 112, "embed_dim": 128, "depth": 4, "num_heads": 4},
-    input_px=112,
+    arguments={"img_size": 56, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4},
+    input_px=56,
 )
-"""Sixteenths of ViT-B in width and a third in depth: what two CPU cores can train in minutes."""
+"""A sixth of ViT-B's width and a third of its depth: what two CPU cores can train in minutes."""
 
-HEAD_EPOCHS: Final = 15
+PRETRAINING: Final = PretrainConfig(
+    encoder=VIT,
+    epochs=5,
+    warmup_epochs=1,
+    batch=64,
+    base_learning_rate=6e-3,
+    decoder_dim=64,
+    decoder_depth=1,
+    decoder_heads=4,
+)
+
+PARENTS: Final = {"au": "mae", "expr": "au", "v": "au", "a": "au"}
+"""Task to the encoder that its fine-tuning starts from; in the order of training."""
+
+
+def finetuning(task: str, seed: int) -> FinetuneConfig:
+    """Options of a task's encoder: action units from the raw autoencoder, the others in a few epochs from those."""
+    first = PARENTS[task] == "mae"
+    return FinetuneConfig(
+        tasks=(task,),
+        epochs=7 if first else 3,
+        warmup_epochs=0.5,
+        batch=32,
+        clip=1,
+        base_learning_rate=6e-3 if first else 4e-3,
+        layer_decay=1.0 if first else 0.9,
+        drop_path=0.0,
+        augmentation=GENTLE,
+        seed=seed,
+    )
+
+
+HEADS: Final = FitConfig(epochs=30, batch_frames=256)
+TRUTH: Final = FitConfig(epochs=60, batch_frames=128, learning_rate=1e-2)
+"""Fifteen numbers a frame make a module of width fifteen, which takes a larger rate and more steps."""
+
 WINDOW: Final = 20
+
+_SHORT_TITLES: Final = {"ccc_valence": "CCC V", "ccc_arousal": "CCC A", "f1_expression": "EXPR", "f1_au": "AU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +138,7 @@ def run_demo(root: Path, *, videos: int, seed: int) -> None:
     videos, seed
         Of the rendered dataset; the seed is also the encoders' and the heads'.
     """
-    narrator = Narrator(9)
+    narrator = Narrator(8 + len(PARENTS))
     data = _render(root, videos, seed, narrator)
     workspace = _frames(root, data, narrator)
     store = workspace.open_store()
@@ -136,17 +171,13 @@ def _render(root: Path, videos: int, seed: int, narrator: Narrator) -> Path:
 def _frames(root: Path, data: Path, narrator: Narrator) -> Workspace:
     narrator.step("Make a workspace and audit its frames", f"abaw init {root} --frames ... && abaw frames")
     if not (root / CONFIG_FILE).exists():
-        files = dataset_paths(data)
-        config = WorkspaceConfig(
-            frames=files["images"], train=files["train"], val=files["val"], test=files["test"]
-        )
+        paths = dataset_paths(data)
+        config = WorkspaceConfig(frames=paths["images"], train=paths["train"], val=paths["val"], test=paths["test"])
         create_workspace(root, config)
     workspace = open_workspace(root)
     files = read_challenge(workspace.config.train, workspace.config.val, workspace.config.test)
     found = audit(files, workspace.config.frames)
-    FeatureStore.create(
-        workspace.config.store, build_frames(files.train, files.val, files.test), sources=files.sources
-    )
+    FeatureStore.create(workspace.config.store, build_frames(files.train, files.val, files.test), sources=files.sources)
     duplicates = sum(split.duplicates for split in found.splits.values())
     missing = sum(split.missing_images for split in found.splits.values())
     counts = ", ".join(f"{name} {split.distinct:,}" for name, split in found.splits.items())
@@ -171,7 +202,8 @@ def _pretrain(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
 def _finetune(workspace: Workspace, store: FeatureStore, seed: int, narrator: Narrator) -> None:
     for task, parent in PARENTS.items():
         narrator.step(
-            f"Fine-tune an encoder for {TASKS[task].title}", f"abaw finetune --task {task} --from {parent} --name {task}"
+            f"Fine-tune an encoder for {TASKS[task].title}",
+            f"abaw finetune --task {task} --from {parent} --name {task}",
         )
         with step_bar(f"finetune {task}") as on_step:
             made = finetune(
@@ -179,8 +211,132 @@ def _finetune(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
                 workspace.config.frames,
                 load_encoder(workspace.find_encoder(parent)),
                 Workbench(workspace.config.encoders, task),
-                FINETUNING[task].model_copy(update={"seed": seed}),
+                finetuning(task, seed),
                 parent_name=parent,
                 on_step=on_step,
             )
         narrator.tell(f"{TASKS[task].part} on val {max(entry['val'] for entry in made.history):.3f}")
+
+
+def _extract(workspace: Workspace, store: FeatureStore, data: Path, narrator: Narrator) -> None:
+    names = ("mae", *PARENTS)
+    narrator.step("Extract every frame once, all encoders in one pass", f"abaw extract --encoder {','.join(names)}")
+    encoders = {name: load_encoder(workspace.find_encoder(name)) for name in names}
+    with progress_bar("extract", "frames") as update:
+        report = extract(
+            store,
+            encoders,
+            workspace.config.frames,
+            ExtractConfig(),
+            on_progress=lambda done, total, failed: update(done, total, f"{failed} unreadable" if failed else ""),
+        )
+    rate = f"{report.frames_per_second:,.0f} frames/s through {len(names)} encoders" if report.n_frames else "all there"
+    narrator.tell(f"{rate}; {len(store.embedding('mae').failures())} frame without an image is masked")
+    narrator.step("Import the true state of the faces, the ceiling", "abaw store import truth.npz --encoder truth")
+    imported = import_npz(store, "truth", dataset_paths(data)["truth"])
+    narrator.tell(f"{imported.matched:,} rows matched by video and frame")
+
+
+def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrator) -> list[Standing]:
+    narrator.step(
+        "Fit heads on the cached embeddings",
+        f"abaw fit-heads --fuse au,expr,v,a --seq {WINDOW} --batch-frames {HEADS.batch_frames} --epochs {HEADS.epochs}",
+    )
+    standings = [
+        _one_model_a_task("single frame", features, seed, fused=False, seq=1),
+        _one_model_a_task("fused", features, seed, fused=True, seq=1),
+        _one_model_a_task("temporal", features, seed, fused=False, seq=WINDOW),
+    ]
+    joint = HeadConfig(encoder="mae", fuse=tuple(TASKS), seq=WINDOW)
+    truth = HeadConfig(encoder="truth", seq=WINDOW)
+    for label, head, training in (("joint", joint, HEADS), ("truth, the ceiling", truth, TRUTH)):
+        fitted = fit(features, head, replace(training, seed=seed))
+        run = Run.from_fit(fitted, features, name=label.partition(",")[0])
+        run.save(workspace.config.runs / run.name, force=True)
+        fuse = f" --fuse {','.join(head.fuse)}" if head.fuse else ""
+        command = f"abaw fit-heads --encoder {head.encoder}{fuse} --seq {WINDOW}"
+        standings.append(Standing(label, fitted.scores, 1, command))
+    narrator.tell(f"{sum(standing.models for standing in standings)} heads fitted")
+    return standings
+
+
+def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: bool, seq: int) -> Standing:
+    """The winner's way: a model for each task on its own encoder; their predictions together are scored as one."""
+    predictions: dict[str, Predictions] = {}
+    for task in TASKS:
+        others = tuple(name for name in TASKS if name != task) if fused else ()
+        temporal = "lstm" if seq > 1 else "none"
+        head = HeadConfig(encoder=task, fuse=others, joint=(task,), temporal=temporal, seq=seq)
+        training = replace(HEADS, seed=seed, select=task)
+        predictions[task] = fit(features, head, training).predictions
+    together = Predictions(
+        rows=predictions["v"].rows,
+        valence=predictions["v"].valence,
+        arousal=predictions["a"].arousal,
+        expression=predictions["expr"].expression,
+        action_units=predictions["au"].action_units,
+    )
+    fuse = " --fuse expr,v,a" if fused else ""
+    command = f"abaw fit-heads --encoder au{fuse} --joint au --task au --temporal {temporal} --seq {seq}"
+    return Standing(label, score_split(features, together), len(TASKS), command)
+
+
+def _ablate(root: Path, features: FeatureSet, seed: int, narrator: Narrator) -> None:
+    out = root / "ablations"
+    narrator.step("Ablate fusion: the paper's table 2 over this store", f"abaw ablate fusion --out {out}")
+    encoders = plan("fusion", features.names).encoders
+    with progress_bar("ablate", "rows") as update:
+        rows = run_ablation(
+            features,
+            "fusion",
+            out=out,
+            training=replace(HEADS, seed=seed),
+            on_row=lambda report: update(report.index, report.n_rows, ""),
+        )
+    narrator.tell(f"{rows.height} rows over {', '.join(encoders)}: {out / 'fusion.csv'}")
+
+
+def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Narrator) -> Path:
+    out = root / "predictions.txt"
+    narrator.step("Write a submission for the test list", f"abaw predict joint --split test --out {out}")
+    run = Run.load(workspace.config.runs / "joint")
+    table = prediction_table(features.frames, run.predict(features, split="test"))
+    report = write_submission(out, workspace.read_listed("test"), table)
+    narrator.tell(f"{report.rows:,} rows in the list's order, {report.filled} filled from a neighbour")
+    return out
+
+
+def _close(root: Path, workspace: Workspace, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
+    stdout.print()
+    stdout.print(_standings_table(standings))
+    stdout.print("Intervals resample the videos. Each head's epoch was selected on val.\n")
+    written = {
+        "faces": root / "faces.png",
+        "store": workspace.config.store,
+        "encoders": workspace.config.encoders,
+        "runs": workspace.config.runs,
+        "ablation": root / "ablations" / "fusion.csv",
+        "submission": submission,
+    }
+    for what, path in written.items():
+        stdout.print(f"  {what:<11} {path}")
+    stdout.print(f"\nDone in {narrator.seconds / 60:.1f} minutes. Go on with: cd {root} && abaw evaluate joint")
+
+
+def _standings_table(standings: list[Standing]) -> Table:
+    table = Table(title="Validation split, people never seen in training", title_justify="left", header_style="bold")
+    table.add_column("", no_wrap=True)
+    for heading in ("P", "95 % interval", *(_SHORT_TITLES[part] for part in PARTS), "models"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    first = standings[0].scores
+    if first.p is not None:
+        trivial = [f"{part.trivial:.3f}" for name in PARTS if (part := first.parts[name]) is not None]
+        table.add_row("trivial references", f"{first.p.trivial:.3f}", "", *trivial, "-")
+    for standing in standings:
+        scores = standing.scores
+        if scores.p is None:
+            continue
+        parts = [f"{part.score:.3f}" for name in PARTS if (part := scores.parts[name]) is not None]
+        interval = f"{scores.p.low:.2f} .. {scores.p.high:.2f}"
+        table.add_row(standing.label, f"{scores.p.score:.3f}", interval, *parts, str(standing.models))
+    return table

@@ -277,15 +277,14 @@ def report_training(made: "TrainedEncoder", store: "FeatureStore", *, json_: boo
     if json_:
         print_json({"folder": str(made.folder), "was_there": made.was_there, "origin": origin})
         return
-    history = origin["history"]
     if made.was_there:
         stdout.print(f"{made.folder} is there already, made with these options; nothing was computed.")
-    elif isinstance(history, list) and isinstance(history[-1], dict):
-        best = origin.get("best_epoch")
-        last = history[best - 1] if isinstance(best, int) else history[-1]
-        figures = ", ".join(f"{key} {value:.4f}" for key, value in last.items()) if isinstance(last, dict) else ""
-        epoch = f"best epoch {best} of {len(history)}" if best else f"{len(history)} epochs"
-        stdout.print(f"{made.folder}: {epoch}, {figures}")
+        return
+    best = origin.get("best_epoch")
+    shown = made.history[best - 1 if isinstance(best, int) else -1]
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    epochs = f"best epoch {best} of {len(made.history)}" if best else f"{len(made.history)} epochs"
+    stdout.print(f"{made.folder}: {epochs}, {figures}")
 
 
 def _vit_spec(

@@ -167,7 +167,7 @@ def predict(
     predictions = loaded.predict(features, split=split)
     report = write_submission(out, listed, prediction_table(features.frames, predictions))
     if json_:
-        print_json({"file": str(out), **report.as_dict()})
+        print_json({"file": str(report.path), "rows": report.rows, "filled": report.filled})
         return
     stdout.print(f"{out}: {report.rows:,} rows")
     if report.filled:

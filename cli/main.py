@@ -22,7 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class _ErrorBoundary(TyperGroup):
     """Turns the errors that abaw raises on purpose into one line; `--debug` shows where they came from."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)  # type: ignore[arg-type]
         except (AbawError, OSError) as error:

@@ -1,9 +1,10 @@
 """Audits and scores as tables for the console."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
+from featurestore.audit import Audit
 from heads.scores import PartScore, Scores
 from heads.tasks import PARTS
 

@@ -108,7 +108,8 @@ class Workspace:
         files = self.annotation_files()
         if split not in files:
             raise ConfigError(
-                f"The workspace has no {split!r} list, only {', '.join(files)}. Add `{split} = \"FILE\"` to {CONFIG_FILE}."
+                f"The workspace has no {split!r} list, only {', '.join(files)}. "
+                f'Add `{split} = "FILE"` to {CONFIG_FILE}, and run `abaw frames` again.'
             )
         return read_list(files[split]) if split == "test" else read_annotations(files[split], split)
 

@@ -43,8 +43,8 @@ class Augmentation:
     hue: float = 0.1
 
 
-GENTLE = Augmentation(crop=0.95, rotation_deg=4.0, shift=0.02, scale=0.04, jitter=0.2, hue=0.02)
-"""For crops that are aligned already, where small geometry is the signal."""
+GENTLE = Augmentation(crop=1.0, rotation_deg=0.0, shift=0.0, scale=0.0, jitter=0.1, hue=0.0)
+"""Flip and a little colour: for aligned crops, where a few pixels of geometry are the signal."""
 
 NONE = Augmentation(flip=0.0, crop=1.0, rotation_deg=0.0, shift=0.0, scale=0.0, jitter=0.0, hue=0.0)
 

@@ -105,6 +105,24 @@ class MaskedAutoencoder(nn.Module):
         return loss
 
 
+def initialise(model: MaskedAutoencoder) -> None:
+    """Set fresh weights as the paper's code does: Xavier for matrices, sine-cosine positions of unit size.
+
+    timm's own start (normal, .02) is meant for wide models and long schedules; a narrow one hardly leaves it.
+    """
+    vit: Any = model.encoder.backbone
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(vit.patch_embed.proj.weight.view(vit.embed_dim, -1))
+    side = math.isqrt(vit.patch_embed.num_patches)
+    with torch.no_grad():
+        vit.pos_embed.zero_()
+        vit.pos_embed[:, 1:] = sine_positions(side, vit.embed_dim)
+
+
 def patches(images: Tensor, patch_px: int) -> Tensor:
     """Cut images into flat patches, row by row: (n, 3, H, W) -> (n, n_patches, patch_px * patch_px * 3)."""
     n, channels, height, width = images.shape

@@ -20,7 +20,7 @@ from heads.devices import resolve_device
 from .augment import Augmentation, augment_clips
 from .encoder import Encoder, EncoderSpec
 from .images import DecodedFrames, FrameReader
-from .mae import MaskedAutoencoder
+from .mae import MaskedAutoencoder, initialise
 from .precision import choose_precision
 from .preprocess import normalise, resize, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
@@ -118,7 +118,9 @@ def pretrain(
         decoder_dim=config.decoder_dim,
         decoder_depth=config.decoder_depth,
         decoder_heads=config.decoder_heads,
-    ).to(target)
+    )
+    initialise(model)
+    model.to(target)
     optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=1.0, betas=(0.9, 0.95))
     schedule = Schedule(
         epochs=config.epochs,

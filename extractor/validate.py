@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurestore.errors import ImageError
-from heads.predictions import Predictions
+from heads.predict import predictions_of, score_columns
 from heads.scores import combine, part_scores
 from heads.targets import Targets
 
@@ -53,35 +53,20 @@ def validation_score(
     ImageError
         If not one of the frames can be read.
     """
-    outputs: dict[str, list[NDArray[np.float64]]] = {}
+    columns: list[NDArray[np.float64]] = []
     read: list[NDArray[np.int64]] = []
+    tasks: tuple[str, ...] = ()
     for frames in reader.batches(rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)):
         seen = np.setdiff1d(np.arange(len(frames.rows)), list(frames.failures))
         if not len(seen):
             continue
         images = assemble(upload(frames, device), spec, n=len(frames.rows), device=device)
         with torch.inference_mode(), autocast(device, precision):
-            batch = model(normalise(images, spec))
+            outputs = model(normalise(images, spec))
+        tasks = tuple(outputs)
+        columns.append(score_columns(outputs, tasks)[:, 0].double().cpu().numpy()[seen])  # (n_seen, n_columns)
         read.append(frames.rows[seen])
-        for task, values in batch.items():
-            outputs.setdefault(task, []).append(_probabilities(task, values[:, 0])[seen])
     if not read:
         raise ImageError(f"Not one of {len(rows)} validation frames under {reader.root} can be read.")
-    joined = {task: np.concatenate(parts) for task, parts in outputs.items()}
-    predictions = Predictions(
-        rows=np.concatenate(read),
-        valence=joined["v"][:, 0] if "v" in joined else None,
-        arousal=joined["a"][:, 0] if "a" in joined else None,
-        expression=joined.get("expr"),
-        action_units=joined.get("au"),
-    )
+    predictions = predictions_of(np.concatenate(columns), np.concatenate(read), tasks)
     return combine(part_scores(targets.take(predictions.rows), predictions))
-
-
-def _probabilities(task: str, outputs: Tensor) -> NDArray[np.float64]:
-    values = outputs.double()
-    if task == "au":
-        values = values.sigmoid()
-    elif task == "expr":
-        values = values.softmax(dim=-1)
-    return values.cpu().numpy()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import xxhash
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 
@@ -110,6 +110,11 @@ class TrainedEncoder:
     spec: EncoderSpec
     was_there: bool
     unreadable: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Figures of each epoch: ``loss``, and ``val`` where there is a validation score."""
+        return TypeAdapter(list[dict[str, float]]).validate_python(self.spec.origin["history"])
 
 
 def run_key(options: BaseModel, *inputs: str) -> str:

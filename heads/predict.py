@@ -73,14 +73,14 @@ def predict(
         for batch in _batches(windows, max(1, batch_frames // head.seq)):
             outputs = model(gather(features, head.encoders, torch.from_numpy(batch.rows).to(features.device)))
             mask = torch.from_numpy(batch.mask)
-            values = _as_scores(outputs, head.joint).cpu()[mask]  # (n_valid, n_columns)
+            values = score_columns(outputs, head.joint).cpu()[mask]  # (n_valid, n_columns)
             positions = torch.from_numpy(np.searchsorted(rows, batch.rows[batch.mask]))
             sums.index_add_(0, positions, values.double())
             counts.index_add_(0, positions, torch.ones(len(positions), 1, dtype=torch.float64))
     model.train(was_training)
     averaged = (sums / counts).numpy()  # every row lies in a window, so no count is 0
     averaged[~features.usable(head.encoders)[rows]] = np.nan
-    return _split_columns(averaged, rows, head.joint)
+    return predictions_of(averaged, rows, head.joint)
 
 
 def gather(features: FeatureSet, names: Sequence[str], rows: Tensor) -> list[Tensor]:
@@ -107,8 +107,20 @@ def _batches(windows: WindowIndex, n_windows: int) -> Iterator[WindowIndex]:
         yield WindowIndex(windows.rows[start : start + n_windows], windows.mask[start : start + n_windows])
 
 
-def _as_scores(outputs: dict[str, Tensor], joint: Sequence[str]) -> Tensor:
-    """What may be averaged, tasks side by side: (B, S, n_columns), float32."""
+def score_columns(outputs: dict[str, Tensor], joint: Sequence[str]) -> Tensor:
+    """A model's outputs as what may be averaged, tasks side by side in the order of `joint`.
+
+    Parameters
+    ----------
+    outputs
+        Task -> tensor (..., n_outputs), as `HeadModel` gives them.
+    joint
+        The tasks.
+
+    Returns
+    -------
+    shape (..., n_columns), float32: probabilities of ``au`` and ``expr``, values of ``v`` and ``a``.
+    """
     columns = []
     for task in joint:
         values = outputs[task].float()
@@ -122,7 +134,8 @@ def _as_scores(outputs: dict[str, Tensor], joint: Sequence[str]) -> Tensor:
     return torch.cat(columns, dim=-1)
 
 
-def _split_columns(table: Float64Array, rows: IntArray, joint: Sequence[str]) -> Predictions:
+def predictions_of(table: Float64Array, rows: IntArray, joint: Sequence[str]) -> Predictions:
+    """Predictions out of columns as `score_columns` orders them, shape (n, n_columns), one row each of `rows`."""
     stops = np.cumsum([TASKS[task].n_outputs for task in joint])
     pieces = dict(zip(joint, np.split(table, stops[:-1], axis=1), strict=True))
     return Predictions(

@@ -6,11 +6,13 @@ one step, so that a run that was killed is never taken for a whole dataset.
 """
 
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -22,7 +24,8 @@ from .listing import FILES, IMAGE_FOLDER, TRUTH_FILE, Listing, list_frames, writ
 from .plan import MIN_VIDEOS, plan_videos
 from .video import VideoState, simulate_video, write_frames
 
-_README = """A rendered dataset in the layout of s-Aff-Wild2 (multi-task challenge). No person is in it.
+README_FILE: Final = "README.txt"
+_README: Final = """A rendered dataset in the layout of s-Aff-Wild2 (multi-task challenge). No person is in it.
 
 Made by `abaw synth` with videos={videos}, seed={seed}, frames_per_video={frames_per_video}: the same values give
 the same bytes.
@@ -123,26 +126,46 @@ def write_dataset(
             f"A dataset is written to a new or empty folder; there is something in {root} already. "
             "Name another folder, or remove what is there."
         )
-    (root / IMAGE_FOLDER).mkdir(parents=True)
+    # Made beside its place, under a hidden name, and put there whole: a killed run leaves no half of a dataset.
+    made = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    (made / IMAGE_FOLDER).mkdir(parents=True)
     videos = [simulate_video(plan) for plan in plan_videos(config.seed, config.videos, config.frames_per_video)]
     listing = list_frames(config.seed, videos)
     images = 0
-    with closing(_draw(root, videos, listing, workers=config.workers)) as drawn:
+    with closing(_draw(made, videos, listing, workers=config.workers)) as drawn:
         for done, written in enumerate(drawn, start=1):
             images += written
             if on_video is not None:
                 on_video(done, len(videos))
-    _write_truth(root / TRUTH_FILE, videos)
-    with replace_file(root / "README.txt") as partial:
-        partial.write_text(_README.format(**asdict(config)))
-    write_lists(root, listing)
+    _write_truth(made / TRUTH_FILE, videos)
+    (made / README_FILE).write_text(_readme(config))
+    write_lists(made, listing)
+    if root.exists():
+        root.rmdir()
+    made.rename(root)
     return SynthSummary(
         rows={split: len(listing.rows[split]) for split in SPLITS},
         videos={split: sum(video.plan.split == split for video in videos) for split in SPLITS},
         images=images,
         seconds=time.perf_counter() - started,
-        paths={"images": root / IMAGE_FOLDER, "truth": root / TRUTH_FILE, **{k: root / v for k, v in FILES.items()}},
+        paths=dataset_paths(root),
     )
+
+
+def dataset_paths(root: Path) -> dict[str, Path]:
+    """Where things are in a dataset: `images`, `truth`, `train`, `val`, `test`, `test_labels`."""
+    return {"images": root / IMAGE_FOLDER, "truth": root / TRUTH_FILE, **{k: root / v for k, v in FILES.items()}}
+
+
+def is_written(root: Path, config: SynthConfig) -> bool:
+    """Whether a folder holds the dataset that this configuration makes."""
+    readme = root / README_FILE
+    return readme.is_file() and readme.read_text() == _readme(config)
+
+
+def _readme(config: SynthConfig) -> str:
+    return _README.format(**asdict(config))
 
 
 def _draw(root: Path, videos: list[VideoState], listing: Listing, *, workers: int) -> Generator[int]:

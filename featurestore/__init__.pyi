@@ -1,0 +1,11 @@
+from .annotations import build_frames as build_frames
+from .annotations import read_annotations as read_annotations
+from .annotations import read_challenge as read_challenge
+from .annotations import read_list as read_list
+from .embedding import Embedding as Embedding
+from .errors import AbawError as AbawError
+from .exchange import import_npz as import_npz
+from .frames import FrameTable as FrameTable
+from .provenance import Provenance as Provenance
+from .store import FeatureStore as FeatureStore
+from .submission import write_submission as write_submission

@@ -1,0 +1,11 @@
+from .ablation import run_ablation as run_ablation
+from .config import FitConfig as FitConfig
+from .config import HeadConfig as HeadConfig
+from .features import FeatureSet as FeatureSet
+from .metrics import concordance_correlation as concordance_correlation
+from .metrics import f1_action_units as f1_action_units
+from .metrics import f1_macro as f1_macro
+from .predictions import Predictions as Predictions
+from .run import Run as Run
+from .scores import score as score
+from .targets import Targets as Targets
