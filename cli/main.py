@@ -22,9 +22,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class _ErrorBoundary(TyperGroup):
     """Turns the errors that abaw raises on purpose into one line; `--debug` shows where they came from."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer's own Context or click's, by version
         try:
-            return super().invoke(ctx)  # type: ignore[arg-type]
+            return super().invoke(ctx)
         except (AbawError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in _FULL
             if ctx.params.get("debug") or not (isinstance(error, AbawError) or full):
