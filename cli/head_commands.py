@@ -78,7 +78,7 @@ def fit_heads(
         batch_frames=batch_frames,
         learning_rate=lr,
         weights=parse_weights(weights),
-        select=task,
+        select=task.lower(),
         seed=seed,
         device=device,
     )

@@ -1,0 +1,24 @@
+"""What the README says of the tree and of the parameters is so."""
+
+import re
+from pathlib import Path
+
+from heads.config import HeadConfig
+from heads.model import HeadModel
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tree_names_every_module_once() -> None:
+    listed = sorted(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
+    folders = ("featurestore", "heads", "extractor", "extractor/synth", "cli")
+    there = sorted(path.name for folder in folders for path in (ROOT / folder).glob("*.py"))
+    assert listed == [name for name in there if name != "__init__.py"]
+
+
+def test_the_parameters_are_the_papers() -> None:
+    model = HeadModel(HeadConfig(fuse=("au", "v")), 768)
+    for part, n_parameters in ((model.fusion, 1_181_184), (model.temporal, 9_449_472)):
+        assert sum(parameter.numel() for parameter in part.parameters()) == n_parameters
+        assert f"{n_parameters:,}" in README
