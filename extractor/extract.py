@@ -20,7 +20,7 @@ from featurestore.store import FeatureStore
 from heads.devices import resolve_device
 
 from .encoder import Encoder
-from .images import FrameReader
+from .images import FrameReader, choose_workers
 from .mapper import Mapper, map_block, open_mapper, pending_blocks
 from .precision import choose_precision
 from .sink import BackgroundSink
@@ -37,7 +37,7 @@ class ExtractConfig:
     batch
         Frames a forward pass; a power of two. An encoder that is partly extracted keeps the batch it began with.
     n_workers
-        Threads that decode.
+        Threads that decode; None chooses.
     stored
         Element type of the stored embeddings, float16 or float32.
     stop_on_error
@@ -47,7 +47,7 @@ class ExtractConfig:
     device: str = "auto"
     precision: str = "auto"
     batch: int = 64
-    n_workers: int = 2
+    n_workers: int | None = None
     stored: str = "float16"
     stop_on_error: bool = False
 
@@ -137,7 +137,8 @@ def extract(
         block = max(mapper.batch for mapper in mappers)
         blocks = pending_blocks(mappers, block, len(store.frames))
         if blocks:
-            reader = FrameReader(image_root, store.frames.data["path"].to_list(), n_workers=config.n_workers)
+            workers = choose_workers(config.n_workers, device)
+            reader = FrameReader(image_root, store.frames.data["path"].to_list(), n_workers=workers)
             stack.callback(reader.close)
             sink = stack.enter_context(BackgroundSink())
             _run(reader, mappers, sink, blocks, block, config, report, on_progress)
@@ -175,7 +176,5 @@ def _check(config: ExtractConfig) -> None:
         raise ConfigError(
             f"The batch must be a power of two, so that chunks hold whole batches, but is {config.batch}."
         )
-    if config.n_workers < 1:
-        raise ConfigError(f"At least one thread must decode, but {config.n_workers} were asked for.")
     if config.stored not in ("float16", "float32"):
         raise unknown_name("stored type", config.stored, ("float16", "float32"))

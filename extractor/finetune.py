@@ -29,8 +29,8 @@ from heads.tasks import in_task_order
 from .augment import Augmentation, augment_clips
 from .clips import labelled_clips
 from .encoder import Encoder, EncoderSpec, weights_digest
-from .images import DecodedFrames, FrameReader
-from .precision import choose_precision
+from .images import DecodedFrames, FrameReader, choose_workers
+from .precision import choose_training_precision
 from .preprocess import assemble, normalise, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .validate import validation_score
@@ -63,7 +63,7 @@ class FinetuneConfig(BaseModel):
     seed
         Of the head's initial weights and all randomness.
     precision
-        auto, float32, bfloat16 or float16.
+        auto, float32 or bfloat16.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,7 +115,7 @@ def finetune(
     *,
     parent_name: str,
     device: str = "auto",
-    n_workers: int = 2,
+    n_workers: int | None = None,
     force: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
     on_epoch: Callable[[int, float, bool], None] | None = None,
@@ -135,7 +135,7 @@ def finetune(
     config
         Options.
     device, n_workers
-        Where to compute, and threads that decode.
+        Where to compute, and threads that decode; None chooses.
     force
         Replace an encoder, or an interrupted run, of other options.
     on_step
@@ -158,7 +158,7 @@ def finetune(
     if done is not None:
         return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
     target = resolve_device(device)
-    precision = choose_precision(config.precision, target)
+    precision = choose_training_precision(config.precision, target)
     targets = Targets.from_frames(frames)
     clips = labelled_clips(frames, targets, tasks, split="train", length=config.clip)
     val_rows = labelled_rows(frames, targets, tasks, split="val")
@@ -178,7 +178,8 @@ def finetune(
         warmup_epochs=config.warmup_epochs,
         learning_rate=config.base_learning_rate * config.batch / 256,
     )
-    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=n_workers)
+    workers = choose_workers(n_workers, target)
+    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=workers)
     loss_of = _Loss(model, targets, tasks, config, target)
 
     def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:

@@ -5,6 +5,7 @@ deprecated since torchvision 0.29.) A frame that cannot be read is a failure wit
 its place; whoever asked decides what to do about it.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from featurestore.errors import MissingFileError
+from featurestore.errors import ConfigError, MissingFileError
 
 _BATCHES_AHEAD: Final = 3
 _PROBES: Final = 64
@@ -67,7 +68,7 @@ class FrameReader:
         If `root` is not a folder, or holds none of a sample of the frames.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], *, n_workers: int = 2) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], *, n_workers: int = 1) -> None:
         self.root = root
         self.paths = paths
         self.failures: dict[int, str] = {}
@@ -129,6 +130,21 @@ class FrameReader:
             for positions, images in by_size.values()
         ]
         return DecodedFrames(rows, groups, failures)
+
+
+def choose_workers(n_workers: int | None, device: torch.device) -> int:
+    """Threads that decode: as asked, or one beside a model on the CPU, which needs the cores, and up to 16 beside a GPU.
+
+    Raises
+    ------
+    ConfigError
+        If fewer than one is asked for.
+    """
+    if n_workers is None:
+        return 1 if device.type == "cpu" else min(16, os.cpu_count() or 1)
+    if n_workers < 1:
+        raise ConfigError(f"At least one thread must decode, but {n_workers} were asked for.")
+    return n_workers
 
 
 def decode_file(path: Path) -> NDArray[np.uint8]:

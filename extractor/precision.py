@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import torch
 
-from featurestore.errors import unknown_name
+from featurestore.errors import ConfigError, unknown_name
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -30,6 +30,22 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         if name == precision:
             return precision
     raise unknown_name("precision", name, ("auto", *DTYPES))
+
+
+def choose_training_precision(name: str, device: torch.device) -> Precision:
+    """As `choose_precision`, but without float16, whose gradients underflow unless the loss is scaled.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such precision.
+    ConfigError
+        If it is float16.
+    """
+    precision = choose_precision(name, device)
+    if precision == "float16":
+        raise ConfigError("Training in float16 loses small gradients. Use --precision bfloat16 or float32.")
+    return precision
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

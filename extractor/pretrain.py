@@ -19,9 +19,9 @@ from heads.devices import resolve_device
 
 from .augment import Augmentation, augment_clips
 from .encoder import Encoder, EncoderSpec
-from .images import DecodedFrames, FrameReader
+from .images import DecodedFrames, FrameReader, choose_workers
 from .mae import MaskedAutoencoder, initialise
-from .precision import choose_precision
+from .precision import choose_training_precision
 from .preprocess import normalise, resize, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .workbench import TrainedEncoder, Workbench, run_key
@@ -48,7 +48,7 @@ class PretrainConfig(BaseModel):
     seed
         Of the initial weights and all randomness.
     precision
-        auto, float32, bfloat16 or float16.
+        auto, float32 or bfloat16.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ def pretrain(
     config: PretrainConfig,
     *,
     device: str = "auto",
-    n_workers: int = 2,
+    n_workers: int | None = None,
     force: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> TrainedEncoder:
@@ -91,7 +91,7 @@ def pretrain(
     config
         Options.
     device, n_workers
-        Where to compute, and threads that decode.
+        Where to compute, and threads that decode; None chooses.
     force
         Replace an encoder, or an interrupted run, of other options.
     on_step
@@ -106,7 +106,7 @@ def pretrain(
     if done is not None:
         return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
     target = resolve_device(device)
-    precision = choose_precision(config.precision, target)
+    precision = choose_training_precision(config.precision, target)
     rows = frames.rows("train")
     if not len(rows):
         raise ConfigError("The frame table has no train rows to pre-train on. Run `abaw frames` with a train file.")
@@ -128,7 +128,8 @@ def pretrain(
         warmup_epochs=config.warmup_epochs,
         learning_rate=config.base_learning_rate * config.batch / 256,
     )
-    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=n_workers)
+    workers = choose_workers(n_workers, target)
+    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=workers)
 
     def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:
         batches = shuffled_batches(
