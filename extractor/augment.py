@@ -69,9 +69,10 @@ def augment_clips(images: Tensor, strength: Augmentation, *, clip_length: int) -
     """
     n_clips = images.shape[0] // clip_length
     matrix = _geometry(n_clips, strength).repeat_interleave(clip_length, dim=0).to(images.device)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return _jitter_colours(moved, strength, n_clips, clip_length)
+    with torch.autocast(images.device.type, enabled=False):  # a grid in bfloat16 is off by most of a pixel
+        grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+        moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return _jitter_colours(moved, strength, n_clips, clip_length)
 
 
 def _uniform(n: int, low: float, high: float) -> Tensor:

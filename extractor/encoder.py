@@ -72,6 +72,11 @@ class EncoderSpec(BaseModel):
     pooling: Pooling = "fc_norm"
     origin: dict[str, JsonValue] = Field(default_factory=dict)
 
+    def described(self) -> str:
+        """The architecture with its arguments: weights of one shape may compute different things."""
+        arguments = ", ".join(f"{name}={value}" for name, value in sorted(self.arguments.items()))
+        return f"{self.architecture}({arguments})" if arguments else self.architecture
+
     def preprocessing(self) -> dict[str, int | str | list[float]]:
         """The part of the provenance that says how a frame becomes the model's input."""
         return {
@@ -111,7 +116,9 @@ class Encoder(nn.Module):
                 f"timm cannot build {spec.architecture!r} with {arguments}: {error}. "
                 "Change the encoder's pooling or arguments."
             ) from error
-        self.dim = int(self.backbone.num_features)  # type: ignore[arg-type]
+        # Some families widen the features once more before the classifier, and that is what they put out.
+        widest = "head_hidden_size" if hasattr(self.backbone, "head_hidden_size") else "num_features"
+        self.dim = int(getattr(self.backbone, widest))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of normalised images.

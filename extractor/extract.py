@@ -7,12 +7,13 @@ so a resumed extraction gives the same bits as one that was never interrupted.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, ImageError, unknown_name
@@ -22,7 +23,7 @@ from heads.devices import resolve_device
 from .encoder import Encoder
 from .images import FrameReader, choose_workers
 from .mapper import Mapper, map_block, open_mapper, pending_blocks
-from .precision import choose_precision
+from .precision import Precision, choose_precision
 from .sink import BackgroundSink
 
 
@@ -42,6 +43,8 @@ class ExtractConfig:
         Element type of the stored embeddings, float16 or float32.
     stop_on_error
         Raise at the first frame that cannot be read, rather than list and mask it.
+    retry_unreadable
+        Compute the chunks again in which frames were masked whose files are there now.
     """
 
     device: str = "auto"
@@ -50,6 +53,7 @@ class ExtractConfig:
     n_workers: int | None = None
     stored: str = "float16"
     stop_on_error: bool = False
+    retry_unreadable: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +67,7 @@ class ExtractReport:
     reused
         Encoder to rows that were in the store already.
     failures
-        Row number to reason, for frames that could not be read in this run.
+        Row number to reason, for every frame that is masked because it could not be read, now or in an earlier run.
     n_frames
         Frames decoded now.
     seconds
@@ -123,12 +127,23 @@ def extract(
     """
     _check(config)
     device = resolve_device(config.device)
-    precision = choose_precision(config.precision, device)
     started = time.perf_counter()
     report = ExtractReport()
+    if config.retry_unreadable:
+        forget_unreadable(store, encoders, image_root)
     with ExitStack() as stack:
         mappers = [
-            stack.enter_context(open_mapper(store, name, encoder, config.stored, config.batch, precision, device))
+            stack.enter_context(
+                open_mapper(
+                    store,
+                    name,
+                    encoder,
+                    config.stored,
+                    config.batch,
+                    precision_of(store, name, config.precision, device),
+                    device,
+                )
+            )
             for name, encoder in encoders.items()
         ]
         for mapper in mappers:
@@ -142,6 +157,8 @@ def extract(
             stack.callback(reader.close)
             sink = stack.enter_context(BackgroundSink())
             _run(reader, mappers, sink, blocks, block, config, report, on_progress)
+    for name in encoders:
+        report.failures.update(store.embedding(name).failures())
     report.busy_s = sum(mapper.clock.seconds() for mapper in mappers)
     report.seconds = time.perf_counter() - started
     return report
@@ -166,9 +183,25 @@ def _run(
         for mapper, start, embeddings, failures in map_block(mappers, frames, block):
             sink.put(mapper.writer, start, embeddings, failures)
         report.n_frames += len(frames.rows)
-        report.failures = reader.failures
         if on_progress is not None:
             on_progress(report.n_frames, total, len(reader.failures))
+
+
+def precision_of(store: FeatureStore, name: str, asked: str, device: torch.device) -> Precision:
+    """The precision to run an encoder in: as asked; ``auto`` goes on in the one that the store has it in."""
+    if asked == "auto" and name in store:
+        asked = store.embedding(name).provenance.precision
+    return choose_precision(asked, device)
+
+
+def forget_unreadable(store: FeatureStore, names: Iterable[str], image_root: Path) -> None:
+    """Take back the chunks in which frames failed whose files are there now, mended perhaps."""
+    paths = store.frames.data["path"]
+    for name in names:
+        if name in store:
+            embedding = store.embedding(name)
+            rows = [row for row in embedding.failures() if (image_root / paths[row]).is_file()]
+            embedding.forget(np.asarray(rows, dtype=np.int64))
 
 
 def _check(config: ExtractConfig) -> None:

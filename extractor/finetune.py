@@ -8,7 +8,7 @@ for 256 images, layer decay .65, drop path .1, weight decay .05.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,18 +23,18 @@ from heads.config import HeadConfig
 from heads.devices import resolve_device
 from heads.losses import MultiTaskLoss
 from heads.model import HeadModel
-from heads.targets import Targets
+from heads.targets import Targets, labels_digest
 from heads.tasks import in_task_order
 
 from .augment import Augmentation, augment_clips
 from .clips import labelled_clips
 from .encoder import Encoder, EncoderSpec, weights_digest
 from .images import DecodedFrames, FrameReader, choose_workers
-from .precision import choose_training_precision
+from .precision import choose_precision, choose_training_precision
 from .preprocess import assemble, normalise, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .validate import validation_score
-from .workbench import TrainedEncoder, Workbench, run_key
+from .workbench import TrainedEncoder, Workbench, run_key, versions
 
 _INITIALISATION: Final = 2**31 - 1  # a "step" that no run reaches
 
@@ -153,12 +153,14 @@ def finetune(
         If train or val hold no label of the tasks.
     """
     tasks = in_task_order(config.tasks)
-    key = run_key(config, frames.fingerprint, weights_digest(parent), parent.spec.model_dump_json(exclude={"origin"}))
+    target = resolve_device(device)
+    config = config.model_copy(update={"precision": choose_training_precision(config.precision, target)})
+    start = (weights_digest(parent), parent.spec.model_dump_json(exclude={"origin"}))
+    key = run_key(config, frames.fingerprint, labels_digest(frames), *start)
     done = workbench.finished(key, force=force)
     if done is not None:
         return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
-    target = resolve_device(device)
-    precision = choose_training_precision(config.precision, target)
+    precision = choose_precision(config.precision, target)
     targets = Targets.from_frames(frames)
     clips = labelled_clips(frames, targets, tasks, split="train", length=config.clip)
     val_rows = labelled_rows(frames, targets, tasks, split="val")
@@ -211,7 +213,7 @@ def finetune(
             losses,
             schedule=schedule,
             seed=config.seed,
-            checkpoint=Checkpoint(workbench.checkpoint_file, key),
+            checkpoint=Checkpoint(workbench.checkpoint_file, key, force=force),
             device=target,
             precision=precision,
             end_of_epoch=end_of_epoch,
@@ -220,7 +222,7 @@ def finetune(
     finally:
         reader.close()
     model.encoder.load_state_dict(progress.best_weights or {})
-    spec = _finished_spec(parent.spec, config, tasks, key, parent_name, progress)
+    spec = _finished_spec(parent.spec, config, tasks, key, parent_name, progress, target)
     workbench.finish(model.encoder, spec)
     return TrainedEncoder(folder=workbench.folder, spec=spec, was_there=False, unreadable=reader.failures)
 
@@ -280,11 +282,17 @@ class _Loss:
 
 
 def _parameter_groups(model: FineTuned, config: FinetuneConfig) -> list[dict[str, object]]:
-    backbone = model.encoder.backbone
+    backbone: Any = model.encoder.backbone
+    spared = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
     groups: list[dict[str, object]] = param_groups_layer_decay(
-        backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+        backbone,
+        weight_decay=config.weight_decay,
+        no_weight_decay_list=spared,
+        layer_decay=config.layer_decay,
     )
-    groups.append({"params": list(model.head.parameters()), "weight_decay": config.weight_decay, "lr_scale": 1.0})
+    for is_matrix in (True, False):
+        chosen = [parameter for parameter in model.head.parameters() if (parameter.ndim > 1) == is_matrix]
+        groups.append({"params": chosen, "weight_decay": config.weight_decay if is_matrix else 0.0, "lr_scale": 1.0})
     return groups
 
 
@@ -295,6 +303,7 @@ def _finished_spec(
     key: str,
     parent_name: str,
     progress: Progress,
+    device: torch.device,
 ) -> EncoderSpec:
     scores = [entry["val"] for entry in progress.history]
     origin = {
@@ -305,6 +314,8 @@ def _finished_spec(
         "best_epoch": scores.index(max(scores)) + 1,
         "selected_on": "val",
         "options": config.model_dump(mode="json"),
+        "device": device.type,
+        "versions": versions(),
         "history": [dict(entry) for entry in progress.history],
     }
     return EncoderSpec.model_validate(parent.model_dump() | {"origin": origin})

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from featurestore.errors import ConfigError, MissingFileError
 
-_BATCHES_AHEAD: Final = 3
+_BATCHES_AHEAD: Final = 3  # at the least
 _PROBES: Final = 64
 
 
@@ -73,6 +73,7 @@ class FrameReader:
         self.paths = paths
         self.failures: dict[int, str] = {}
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
+        self._n_ahead = max(_BATCHES_AHEAD, n_workers)
         if not root.is_dir():
             raise MissingFileError(
                 f"The image folder {root} does not exist. Correct `frames` in abaw.toml, or mount it."
@@ -96,7 +97,7 @@ class FrameReader:
         try:
             for rows in batches:
                 waiting.append(self._pool.submit(self._decode, rows))
-                if len(waiting) > _BATCHES_AHEAD:
+                if len(waiting) > self._n_ahead:
                     yield self._noted(waiting.popleft().result())
             while waiting:
                 yield self._noted(waiting.popleft().result())
@@ -133,7 +134,7 @@ class FrameReader:
 
 
 def choose_workers(n_workers: int | None, device: torch.device) -> int:
-    """Threads that decode: as asked, or one beside a model on the CPU, which needs the cores, and up to 16 beside a GPU.
+    """Threads that decode: as asked; else one beside a model on the CPU, which needs the cores, up to 16 for a GPU.
 
     Raises
     ------

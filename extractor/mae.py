@@ -53,6 +53,11 @@ class MaskedAutoencoder(nn.Module):
             )
         if not 0 < mask_ratio < 1:
             raise ConfigError(f"The mask ratio must be in (0, 1), but is {mask_ratio}. The paper's is .75.")
+        if encoder.spec.input_px % int(vit.patch_embed.patch_size[0]):
+            raise ConfigError(
+                f"Images are cut into whole patches, but {encoder.spec.input_px} pixels are no multiple of a patch's "
+                f"{int(vit.patch_embed.patch_size[0])}. Change the input side or the patch side."
+            )
         self.encoder = encoder
         self.mask_ratio = mask_ratio
         self.patch_px = int(vit.patch_embed.patch_size[0])

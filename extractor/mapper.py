@@ -1,5 +1,6 @@
 """The middle step of an extraction: a decoded block of frames through one or several encoders."""
 
+import copy
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ from .encoder import Encoder, weights_digest
 from .images import DecodedFrames
 from .precision import DTYPES, Precision
 from .preprocess import assemble, normalise, upload
+from .workbench import versions
 
 _MOST_EVENTS: Final = 256
-_VERSIONED: Final = ("abaw", "torch", "torchvision", "timm", "numpy", "zarr")
 
 
 class DeviceClock:
@@ -36,7 +37,7 @@ class DeviceClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self._total_s = 0.0
         self._started_at = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
@@ -44,16 +45,17 @@ class DeviceClock:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time what is inside."""
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             started_at = perf_counter()
             yield
             self._total_s += perf_counter() - started_at
             return
+        stream = torch.cuda.current_stream(self._device)
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        start.record()
+        start.record(stream)
         yield
-        stop.record()
+        stop.record(stream)
         self._events.append((start, stop))
         if len(self._events) > _MOST_EVENTS:
             self._add_up(_MOST_EVENTS // 2)
@@ -121,14 +123,14 @@ def open_mapper(
     precision: Precision,
     device: torch.device,
 ) -> Iterator[Mapper]:
-    """Open an encoder's place in the store and move the encoder to its device and precision.
+    """Open an encoder's place in the store and put a copy of the encoder on its device, in its precision.
 
     Parameters
     ----------
     store, name
         Where its embeddings go.
     encoder
-        Moved and converted in place.
+        Left as it is; a copy is moved and converted.
     stored
         Element type in the store.
     batch
@@ -142,7 +144,7 @@ def open_mapper(
         If the name belongs to other weights, preprocessing or precision.
     """
     provenance = describe(encoder, precision)
-    encoder.to(device=device, dtype=DTYPES[precision]).eval()
+    encoder = copy.deepcopy(encoder).to(device=device, dtype=DTYPES[precision]).eval()  # the caller keeps its own
     opened = store.writer(name, provenance, row_shape=(encoder.dim,), dtype=np.dtype(stored), batch_rows=batch)
     with opened as writer:
         tasks = writer.pending()
@@ -151,17 +153,17 @@ def open_mapper(
 
 
 def describe(encoder: Encoder, precision: Precision) -> Provenance:
-    """What the store remembers of an encoder; call it before the weights are converted."""
+    """What the store remembers of an encoder."""
     spec = encoder.spec
     parent = spec.origin.get("parent")
     return Provenance(
-        architecture=spec.architecture,
+        architecture=spec.described(),
         weights=weights_digest(encoder),
         preprocessing=spec.preprocessing(),
         pooling=spec.pooling,
         precision=precision,
         parent=parent if isinstance(parent, str) else None,
-        versions={package: importlib.metadata.version(package) for package in _VERSIONED},
+        versions=versions() | {"zarr": importlib.metadata.version("zarr")},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

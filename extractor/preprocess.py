@@ -5,6 +5,7 @@ evaluation transform uses; the two differ by Pillow's rounding to whole grey lev
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -61,6 +62,11 @@ def resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
 
 def normalise(images: Tensor, spec: EncoderSpec) -> Tensor:
     """Take (k, 3, side, side) in [0, 255] to zero mean and unit variance by the spec's constants."""
-    mean = torch.tensor(spec.mean, device=images.device).mul(255).view(1, 3, 1, 1)
-    std = torch.tensor(spec.std, device=images.device).mul(255).view(1, 3, 1, 1)
+    mean, std = _constants(spec.mean, spec.std, images.device)
     return (images - mean) / std
+
+
+@cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """For pixels in [0, 255], shape (1, 3, 1, 1); made once a device, since each copy there would wait for it."""
+    return tuple(torch.tensor(values, device=device).mul(255).view(1, 3, 1, 1) for values in (mean, std))  # type: ignore[return-value]

@@ -13,18 +13,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
 from heads.devices import resolve_device
+from heads.targets import labels_digest
 
 from .augment import Augmentation, augment_clips
 from .encoder import Encoder, EncoderSpec
 from .images import DecodedFrames, FrameReader, choose_workers
 from .mae import MaskedAutoencoder, initialise
-from .precision import choose_training_precision
+from .precision import choose_precision, choose_training_precision
 from .preprocess import normalise, resize, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
-from .workbench import TrainedEncoder, Workbench, run_key
+from .workbench import TrainedEncoder, Workbench, run_key, versions
 
 _AUGMENTATION: Final = Augmentation(crop=0.6, rotation_deg=0.0, shift=0.0, scale=0.0, jitter=0.0, hue=0.0)
 _INITIALISATION: Final = 2**31 - 1  # a "step" that no run reaches
@@ -101,12 +102,12 @@ def pretrain(
     -------
     The finished encoder; at once if it was finished before.
     """
-    key = run_key(config, frames.fingerprint)
+    target = resolve_device(device)
+    config = config.model_copy(update={"precision": choose_training_precision(config.precision, target)})
+    key = run_key(config, frames.fingerprint, labels_digest(frames))
     done = workbench.finished(key, force=force)
     if done is not None:
         return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
-    target = resolve_device(device)
-    precision = choose_training_precision(config.precision, target)
     rows = frames.rows("train")
     if not len(rows):
         raise ConfigError("The frame table has no train rows to pre-train on. Run `abaw frames` with a train file.")
@@ -136,7 +137,11 @@ def pretrain(
             len(rows), batch=config.batch, schedule=schedule, seed=config.seed, first_step=first_step
         )
         for decoded in reader.batches(rows[batch] for batch in batches):
-            yield lambda decoded=decoded: model(_training_images(decoded, config.encoder, target))  # type: ignore[misc]
+            if len(reader.failures) == len(rows):
+                raise ImageError(
+                    f"Not one of {len(rows)} train frames under {image_root} can be read. Check the images."
+                )
+            yield lambda decoded=decoded: _loss(model, decoded, target)  # type: ignore[misc]
 
     try:
         progress = train(
@@ -145,28 +150,30 @@ def pretrain(
             losses,
             schedule=schedule,
             seed=config.seed,
-            checkpoint=Checkpoint(workbench.checkpoint_file, key),
+            checkpoint=Checkpoint(workbench.checkpoint_file, key, force=force),
             device=target,
-            precision=precision,
+            precision=choose_precision(config.precision, target),
             end_of_epoch=lambda _epoch, _progress: None,
             on_step=None if on_step is None else lambda step, loss: on_step(step, schedule.n_steps, loss),
         )
     finally:
         reader.close()
-    spec = _finished_spec(config, key, progress, len(rows))
+    spec = _finished_spec(config, key, progress, len(rows), target)
     workbench.finish(model.encoder, spec)
     return TrainedEncoder(folder=workbench.folder, spec=spec, was_there=False, unreadable=reader.failures)
 
 
-def _training_images(decoded: DecodedFrames, spec: EncoderSpec, device: torch.device) -> Tensor:
-    """Augmented, normalised images; frames that could not be read are left out."""
+def _loss(model: MaskedAutoencoder, decoded: DecodedFrames, device: torch.device) -> Tensor:
+    images = _training_images(decoded, model.encoder.spec, device)
+    loss: Tensor = 0.0 * model.mask_token.sum() if images is None else model(images)
+    return loss
+
+
+def _training_images(decoded: DecodedFrames, spec: EncoderSpec, device: torch.device) -> Tensor | None:
+    """Augmented, normalised images; frames that could not be read are left out, None if that is all of them."""
     groups = upload(decoded, device)
     if not groups:
-        raise ConfigError(
-            f"Not one frame of a batch of {len(decoded.rows)} could be read "
-            f"(for one: {next(iter(decoded.failures.values()))}). "
-            "Run `abaw frames` to see which images are missing."
-        )
+        return None
     images = torch.cat([resize(pixels, spec.input_px, spec.interpolation) for _, pixels in groups])
     return normalise(augment_clips(images, _AUGMENTATION, clip_length=1), spec)
 
@@ -178,12 +185,16 @@ def _decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str,
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _finished_spec(config: PretrainConfig, key: str, progress: Progress, n_frames: int) -> EncoderSpec:
+def _finished_spec(
+    config: PretrainConfig, key: str, progress: Progress, n_frames: int, device: torch.device
+) -> EncoderSpec:
     origin = {
         "kind": "masked autoencoder",
         "key": key,
         "n_frames": n_frames,
         "options": config.model_dump(mode="json", exclude={"encoder"}),
+        "device": device.type,
+        "versions": versions(),
         "history": [dict(entry) for entry in progress.history],
     }
     return EncoderSpec.model_validate(config.encoder.model_dump() | {"origin": origin})

@@ -1,8 +1,9 @@
 """The loop that pre-training and fine-tuning share: steps, schedule, checkpoints, resume.
 
 All randomness of a step derives from (seed, step): masks, augmentation, dropout. So a killed run continues from its
-last checkpoint without stored generator states, and ends at the very weights of a run that was never interrupted. A
-checkpoint is written every minute and after each epoch, to a temporary name first.
+last checkpoint without stored generator states, and ends at the very weights of a run that was never interrupted (on
+a CPU; on a GPU the backward pass of fused attention may differ in the last bit from run to run). A checkpoint is
+written every minute and after each epoch, to a temporary name first.
 """
 
 import math
@@ -53,7 +54,7 @@ class Schedule:
         """Learning rate of one step, counted from 0."""
         warmup = self.warmup_epochs * self.steps_per_epoch
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return self.learning_rate * min(1.0, (step + 1) / warmup)
         progress = (step - warmup) / max(1.0, self.n_steps - warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -92,11 +93,14 @@ class Checkpoint:
         The file.
     key
         Digest of everything that shapes the result; a checkpoint of another key is refused.
+    force
+        Start over instead of refusing.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path, key: str, *, force: bool = False) -> None:
         self.path = path
         self.key = key
+        self._force = force
         self._written_at = time.monotonic()
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
@@ -118,6 +122,8 @@ class Checkpoint:
             raise StoreError(
                 f"The checkpoint {self.path} cannot be read ({type(error).__name__}). Delete its folder to start over."
             ) from error
+        if key != self.key and self._force:
+            return Progress()
         if key != self.key:
             raise ConfigError(
                 f"An interrupted run with other options stands in {self.path.parent}. "

@@ -6,6 +6,7 @@
 The encoder is written into the hidden folder and appears under its name by one rename.
 """
 
+import importlib.metadata
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 
-from .encoder import SPEC_FILE, Encoder, EncoderSpec, read_spec, save_encoder
+from .encoder import SPEC_FILE, WEIGHTS_FILE, Encoder, EncoderSpec, read_spec, save_encoder
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 
@@ -62,34 +63,37 @@ class Workbench:
         key
             Digest of the run's options and inputs.
         force
-            Remove whatever stands here and start over.
+            Whatever stands here is to be replaced, once its successor is whole.
 
         Raises
         ------
         FileExistsAlreadyError
             If the name is taken by an encoder that was made otherwise.
         """
-        if force:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.rmtree(self.checkpoint_file.parent, ignore_errors=True)
-        if not (self.folder / SPEC_FILE).exists():
+        if force or not self._is_whole():
             return None
         spec = read_spec(self.folder)
         if spec.origin.get("key") != key:
             raise FileExistsAlreadyError(
-                f"Encoder {self.name!r} is there already ({self.folder}), made with other options or other frames. "
+                f"Encoder {self.name!r} is there already ({self.folder}), made with other options, frames or labels. "
                 "Give another --name, or --force to replace it."
             )
         return spec
 
+    def _is_whole(self) -> bool:
+        return all((self.folder / file).is_file() for file in (SPEC_FILE, WEIGHTS_FILE))
+
     def finish(self, encoder: Encoder, spec: EncoderSpec) -> None:
         """Put the finished encoder in its place and remove the checkpoint."""
-        made = self.checkpoint_file.parent / "made"
+        hidden = self.checkpoint_file.parent
+        made, replaced = hidden / "made", hidden / "replaced"
         shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
         save_encoder(made, encoder, spec)
-        shutil.rmtree(self.folder, ignore_errors=True)  # a folder without encoder.json, left by hand
+        if self.folder.exists():
+            self.folder.rename(replaced)
         made.rename(self.folder)
-        shutil.rmtree(self.checkpoint_file.parent)
+        shutil.rmtree(hidden)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,3 +125,8 @@ def run_key(options: BaseModel, *inputs: str) -> str:
     """Digest of a run's options and of what it starts from."""
     text = "\n".join([type(options).__name__, options.model_dump_json(), *inputs])
     return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what an encoder computes."""
+    return {package: importlib.metadata.version(package) for package in ("abaw", "torch", "timm", "numpy", "pillow")}

@@ -227,6 +227,11 @@ class Embedding:
         """Chunks whose committed rows are not what was written, by hash; ascending."""
         return [chunk for chunk in range(self.layout.n_chunks) if not self.is_sound(chunk)]
 
+    def forget(self, rows: npt.NDArray[np.integer]) -> None:
+        """Take back the commits of the chunks that hold these rows, so that the next extraction computes them again."""
+        for chunk in np.unique(rows // self.chunk_rows).tolist():
+            self.commits.remove(chunk)
+
     def is_sound(self, chunk: int) -> bool:
         """Whether a chunk's committed rows are what was written; True where nothing is committed."""
         commit = self.commits.read(chunk)

@@ -49,5 +49,12 @@ def test_hue_keeps_each_pixels_mean_and_jitter_stays_in_range() -> None:
     assert wild.max() <= 255
 
 
+def test_mixed_precision_does_not_blur_the_geometry() -> None:
+    images = smooth_images(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = augment_clips(images, NONE, clip_length=1)
+    torch.testing.assert_close(out, images, atol=1e-2, rtol=1e-4)
+
+
 def _off() -> dict[str, float]:
     return {name: getattr(NONE, name) for name in NONE.__dataclass_fields__}

@@ -101,3 +101,12 @@ def test_encoders_are_found_by_name_table_and_path(tiny_encoder: Encoder, tmp_pa
     assert find_encoder(str(elsewhere), own) == elsewhere
     with pytest.raises(UnknownNameError, match=r"no encoder 'aus'\. Did you mean 'au'\? Known: au, base\. Make one"):
         find_encoder("aus", own, {"base": elsewhere})
+
+
+@pytest.mark.parametrize(
+    "architecture", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"]
+)
+def test_dim_is_the_width_of_what_comes_out(architecture: str) -> None:
+    encoder = Encoder(EncoderSpec(architecture=architecture, input_px=224, pooling="default")).eval()
+    with torch.inference_mode():
+        assert encoder(torch.zeros(1, 3, 224, 224)).shape == (1, encoder.dim)

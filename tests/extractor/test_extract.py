@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,48 @@ def test_a_batch_that_chunks_cannot_hold_is_refused(
         extract(store, {"e": tiny_encoder}, image_root, ExtractConfig(batch=48))
 
 
+def test_mended_frames_are_computed_on_request(
+    store: FeatureStore, tiny_encoder: Encoder, image_root: Path, frames: FrameTable, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(image_root, tmp_path / "broken")
+    for row in (3, 40):
+        (broken / frames.data["path"][row]).unlink()
+    extract(store, {"e": tiny_encoder}, broken, CONFIG)
+    shutil.copy(image_root / frames.data["path"][3], broken / frames.data["path"][3])
+    again = extract(store, {"e": tiny_encoder}, broken, CONFIG)
+    assert (again.computed["e"], set(again.failures)) == (0, {3, 40})  # told every time
+    mended = extract(store, {"e": tiny_encoder}, broken, replace(CONFIG, retry_unreadable=True))
+    assert mended.computed["e"] > 0
+    assert set(mended.failures) == {40}
+    assert np.flatnonzero(np.isnan(store.embedding("e").load()).all(axis=1)).tolist() == [40]
+    assert extract(store, {"e": tiny_encoder}, broken, CONFIG).n_frames == 0
+
+
+def test_half_precision_leaves_the_callers_encoder_alone(
+    store: FeatureStore, tiny_encoder: Encoder, image_root: Path, frames: FrameTable, tmp_path: Path
+) -> None:
+    half = replace(CONFIG, precision="bfloat16")
+    extract(store, {"e": tiny_encoder}, image_root, half)
+    assert next(tiny_encoder.parameters()).dtype == torch.float32
+    assert extract(store, {"e": tiny_encoder}, image_root, half).n_frames == 0
+    assert extract(store, {"e": tiny_encoder}, image_root, CONFIG).n_frames == 0  # auto goes on as it was begun
+    whole = FeatureStore.create(tmp_path / "whole", frames)
+    extract(whole, {"e": tiny_encoder}, image_root, CONFIG)
+    a, b = (torch.from_numpy(each.embedding("e").load()).float() for each in (store, whole))
+    assert not torch.equal(a, b)
+    assert torch.cosine_similarity(a, b).min() > 0.999
+
+
+def test_an_argument_that_changes_no_shape_changes_the_provenance(
+    store: FeatureStore, tiny_encoder: Encoder, tiny_spec: EncoderSpec, image_root: Path
+) -> None:
+    extract(store, {"e": tiny_encoder}, image_root, CONFIG)
+    other = Encoder(tiny_spec.model_copy(update={"arguments": {**tiny_spec.arguments, "num_heads": 4}}))
+    other.load_state_dict(tiny_encoder.state_dict())
+    with pytest.raises(EncoderMismatchError, match="differ in architecture"):
+        extract(store, {"e": other}, image_root, CONFIG)
+
+
 EXTRACT_SLOWLY = """
 import sys, time
 from pathlib import Path
@@ -130,10 +172,9 @@ from featurestore.store import FeatureStore
 
 featurestore.store.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several
 store, encoder, images = map(Path, sys.argv[1:4])
-print("ready", flush=True)
 extract(
     FeatureStore.open(store), {"e": load_encoder(encoder)}, images, ExtractConfig(batch=16, device="cpu"),
-    on_progress=lambda done, total, failed: time.sleep(0.03),
+    on_progress=lambda done, total, failed: (print(done, total, flush=True), time.sleep(0.05)),
 )
 """
 
@@ -145,26 +186,28 @@ def test_a_killed_extraction_resumes_to_the_same_bits(
     script = tmp_path / "extract_slowly.py"
     script.write_text(EXTRACT_SLOWLY)
 
-    def run(store: Path, kill_after_s: float | None) -> bool:
-        """Whether it ran to its end."""
+    def run(store: Path, *, kill_at_frame: int | None = None) -> int:
+        """How many frames it set out to compute."""
         command = [sys.executable, str(script), str(store), str(tmp_path / "encoder"), str(image_root)]
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            process.send_signal(signal.SIGKILL)
-        return process.wait() == 0
+        total = 0
+        for line in process.stdout:
+            done, total = map(int, line.split())
+            if kill_at_frame is not None and done >= kill_at_frame:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == (0 if kill_at_frame is None else -signal.SIGKILL)
+        return total
 
     for name in ("whole", "killed"):
         FeatureStore.create(tmp_path / name, frames)
-    assert run(tmp_path / "whole", None)
-    rng = np.random.default_rng(1)
-    kills = 0
-    while not run(tmp_path / "killed", float(rng.uniform(0.05, 0.35)) if kills < 3 else None):
-        kills += 1
-    assert kills >= 2
+    assert run(tmp_path / "whole") == 150
+    assert run(tmp_path / "killed", kill_at_frame=64) == 150
+    left = run(tmp_path / "killed", kill_at_frame=48)
+    assert left <= 150 - 32  # at most the chunk under way is computed again
+    assert 0 < run(tmp_path / "killed") <= left - 32
     chunks = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "e").rglob("c/*/*"))
     assert len(chunks) == 2 * 5
     for chunk in chunks:

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,17 @@ def test_a_wrong_folder_is_said_before_anything_runs(folder: Path) -> None:
         FrameReader(folder / "nowhere", ["0.png"])
     with pytest.raises(MissingFileError, match=r"None of 2 sampled frames .*for one, a/1\.jpg"):
         FrameReader(folder, ["a/1.jpg", "a/2.jpg"])
+
+
+def test_as_many_batches_are_decoded_at_once_as_there_are_threads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8, timeout=20)
+
+    def wait_for_the_others(path: Path) -> np.ndarray:
+        together.wait()
+        return np.zeros((4, 4, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("extractor.images.decode_file", wait_for_the_others)
+    reader = FrameReader(folder, ["0.png"] * 8, n_workers=8)
+    assert len(list(reader.batches(np.array([i]) for i in range(8)))) == 8

@@ -1,14 +1,15 @@
 """Pre-training and fine-tuning: what they learn, and that a kill changes nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from extractor.augment import NONE
 from extractor.clips import labelled_clips
@@ -17,7 +18,7 @@ from extractor.finetune import FinetuneConfig, finetune
 from extractor.pretrain import PretrainConfig, pretrain
 from extractor.training import Schedule, shuffled_batches, steps_per_epoch
 from extractor.workbench import Workbench
-from featurestore.errors import ConfigError, FileExistsAlreadyError
+from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
 from featurestore.frames import FrameTable
 from heads.targets import Targets
 
@@ -39,6 +40,8 @@ def test_schedule_warms_up_and_falls_to_zero() -> None:
     assert rates[:14] == sorted(rates[:14])
     assert rates[14:] == sorted(rates[14:], reverse=True)
     assert rates[-1] < 0.005
+    short = Schedule(epochs=2, steps_per_epoch=4, warmup_epochs=0.1, learning_rate=0.5)
+    assert max(short.at(step) for step in range(8)) == pytest.approx(0.5)
 
 
 def test_batches_cover_an_epoch_once_and_continue_anywhere() -> None:
@@ -77,7 +80,7 @@ def test_pretraining_makes_an_encoder_once(
     again = pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
     assert again.was_there
     assert (tmp_path / "mae" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(FileExistsAlreadyError, match="made with other options or other frames"):
+    with pytest.raises(FileExistsAlreadyError, match="made with other options, frames or labels"):
         pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=9))
     assert not pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1), force=True).was_there
 
@@ -102,6 +105,69 @@ def test_finetuning_learns_the_task_and_keeps_the_best_epoch(
     assert [is_best for _, is_best in seen] == [s == max(scores[: i + 1]) for i, s in enumerate(scores)]
     assert made.spec.origin["parent"] == "random"
     assert load_encoder(tmp_path / "va").dim == 32
+
+
+def test_other_labels_or_splits_are_another_run(
+    tiny_spec: EncoderSpec, tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    pretrain(frames, image_root, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
+    finetune(frames, image_root, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r")
+    swapped = {"train": "val", "val": "train", "test": "test"}
+    turned = FrameTable(frames.data.with_columns(split=frames.data["split"].replace_strict(swapped)))
+    relabelled = FrameTable(frames.data.with_columns(valence=-frames.data["valence"]))
+    with pytest.raises(FileExistsAlreadyError, match="other options, frames or labels"):
+        pretrain(turned, image_root, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
+    with pytest.raises(FileExistsAlreadyError, match="other options, frames or labels"):
+        finetune(
+            relabelled, image_root, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r"
+        )
+
+
+def test_force_keeps_the_old_encoder_until_the_new_one_is_whole(
+    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    bench = Workbench(tmp_path, "mae")
+    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1))
+    before = (bench.folder / "model.safetensors").read_bytes()
+    with pytest.raises(MissingFileError, match="does not exist"):
+        pretrain(frames, tmp_path / "nowhere", bench, quick_pretraining(tiny_spec, epochs=2), force=True)
+    assert (bench.folder / "model.safetensors").read_bytes() == before
+    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=2), force=True)
+    assert (bench.folder / "model.safetensors").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mae"]
+
+
+def test_an_encoder_without_its_weights_is_made_again(
+    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+) -> None:
+    bench = Workbench(tmp_path, "mae")
+    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1))
+    (bench.folder / "model.safetensors").unlink()
+    assert not pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1)).was_there
+    assert load_encoder(bench.folder).dim == 32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_unreadable_frames_and_other_sizes_are_met_in_training(
+    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path, precision: str
+) -> None:
+    images = shutil.copytree(image_root, tmp_path / "images")
+    paths = frames.data["path"]
+    for row in (*range(16), 92):  # as many as a batch holds, and one of val
+        (images / paths[row]).write_bytes(b"no image")
+    Image.open(images / paths[20]).resize((48, 64)).save(images / paths[20])
+    made = pretrain(frames, images, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, precision=precision))
+    assert set(made.unreadable) == set(range(16))
+    tuned = finetune(
+        frames,
+        images,
+        load_encoder(made.folder),
+        Workbench(tmp_path, "v"),
+        quick_finetuning(precision=precision),
+        parent_name="mae",
+    )
+    assert set(tuned.unreadable) == {*range(16), 92}
+    assert tuned.spec.origin["options"]["precision"] == precision  # type: ignore[index, call-overload]
 
 
 def test_finetuning_without_labels_is_refused(
@@ -136,10 +202,9 @@ from featurestore.frames import FrameTable
 extractor.training._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
 table, images, parent, encoders = map(Path, sys.argv[1:5])
 config = FinetuneConfig(tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2)
-print("ready", flush=True)
 finetune(
     FrameTable.read(table), images, load_encoder(parent), Workbench(encoders, "v"), config,
-    parent_name="p", device="cpu", on_step=lambda *_: time.sleep(0.05),
+    parent_name="p", device="cpu", on_step=lambda step, *_: (print(step, flush=True), time.sleep(0.03)),
 )
 """
 
@@ -152,24 +217,28 @@ def test_a_killed_finetuning_ends_at_the_same_weights(
     script = tmp_path / "train_slowly.py"
     script.write_text(TRAIN_SLOWLY)
 
-    def run(encoders: str, kill_after_s: float | None) -> bool:
+    def run(encoders: str, *, kill_at_step: int | None = None) -> list[int]:
+        """The steps that it did, the last of them perhaps cut short."""
         arguments = [tmp_path / "frames.parquet", image_root, tmp_path / "parent", tmp_path / encoders]
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, str(script), *map(str, arguments)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            process.send_signal(signal.SIGKILL)
-        return process.wait() == 0
+        steps = []
+        for line in process.stdout:
+            steps.append(int(line))
+            if steps[-1] == kill_at_step:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == (0 if kill_at_step is None else -signal.SIGKILL)
+        return steps
 
-    assert run("whole", None)
-    for seconds in (0.6, 1.1):
-        assert not run("killed", seconds)
-        assert not (tmp_path / "killed" / "v").exists()
-    assert (tmp_path / "killed" / ".v.training" / "checkpoint.pt").exists()
-    assert run("killed", None)
+    assert run("whole") == list(range(1, 21))
+    assert run("killed", kill_at_step=8)[0] == 1
+    assert not (tmp_path / "killed" / "v").exists()
+    second = run("killed", kill_at_step=17)
+    assert 1 < second[0] <= 9  # from a checkpoint, and no step is left out
+    assert 1 < run("killed")[0] <= 18
     whole, resumed = load_encoder(tmp_path / "whole" / "v"), load_encoder(tmp_path / "killed" / "v")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
