@@ -228,8 +228,16 @@ def find_encoder(name: str, folder: Path, table: Mapping[str, Path] | None = Non
     ------
     UnknownNameError
         If there is no such encoder; it suggests the nearest name.
+    ConfigError
+        If both the workspace and `table` have one of that name.
     """
-    known = {path.parent.name: path.parent for path in folder.glob(f"[!.]*/{SPEC_FILE}")} | dict(table or {})
+    own = {path.parent.name: path.parent for path in folder.glob(f"[!.]*/{SPEC_FILE}")}
+    elsewhere = dict(table or {})
+    if name in own and name in elsewhere:
+        raise ConfigError(
+            f"Encoder {name!r} is in two places: {own[name]} and, in abaw.toml, {elsewhere[name]}. Rename one of them."
+        )
+    known = own | elsewhere
     if name in known:
         return known[name]
     if (Path(name) / SPEC_FILE).is_file():

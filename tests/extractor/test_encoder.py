@@ -99,6 +99,8 @@ def test_encoders_are_found_by_name_table_and_path(tiny_encoder: Encoder, tmp_pa
     assert find_encoder("au", own) == own / "au"
     assert find_encoder("base", own, {"base": elsewhere}) == elsewhere
     assert find_encoder(str(elsewhere), own) == elsewhere
+    with pytest.raises(ConfigError, match="'au' is in two places"):
+        find_encoder("au", own, {"au": elsewhere})
     with pytest.raises(UnknownNameError, match=r"no encoder 'aus'\. Did you mean 'au'\? Known: au, base\. Make one"):
         find_encoder("aus", own, {"base": elsewhere})
 
