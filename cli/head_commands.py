@@ -57,7 +57,8 @@ def fit_heads(
     from heads.config import FitConfig, HeadConfig
     from heads.features import FeatureSet
     from heads.fit import fit
-    from heads.run import Run
+    from heads.record import run_name
+    from heads.run import Run, prepare_folder
     from heads.tasks import parse_tasks, parse_weights
 
     from .console import print_json, progress_bar, stdout
@@ -84,6 +85,8 @@ def fit_heads(
     )
     opened = open_workspace(workspace)
     features = FeatureSet.load(opened.open_store(), head.encoders, device=device)
+    name = run_name(head, training) if name is None else name
+    folder = prepare_folder(opened.config.runs, name, head, training, features, force=force)
     with progress_bar("fit", "epochs") as update:
 
         def on_epoch(report: "EpochReport") -> None:
@@ -91,7 +94,6 @@ def fit_heads(
 
         fitted = fit(features, head, training, on_epoch=on_epoch)
     run = Run.from_fit(fitted, features, name=name)
-    folder = opened.config.runs / run.name
     run.save(folder, force=force)
     if json_:
         print_json({"run": run.name, "folder": str(folder), "seconds": fitted.seconds} | dict(run.metrics))
@@ -112,7 +114,10 @@ def evaluate(
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
-    """Score a run: P and its parts, each with a 95 % interval from resampling videos, beside the trivial references."""
+    """Score a run: P and its parts, each with a 95 % interval from resampling videos, beside the trivial references.
+
+    For example: abaw evaluate my-run --split val --json
+    """
     from heads.features import FeatureSet
     from heads.run import Run
 
@@ -171,11 +176,13 @@ def predict(
         return
     stdout.print(f"{out}: {report.rows:,} rows")
     if report.filled:
-        warn(f"{report.filled:,} listed rows have no embedding; they were filled from the nearest frame of their video")
+        warn(f"listed rows without an embedding, filled from the nearest frame of their video: {report.filled:,}")
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="fusion, temporal, joint (the paper's tables 2, 3, 4) or all.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="fusion, temporal, joint (the paper's tables 2, 3, 4) or all.")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = Path("ablations"),
     encoder: Annotated[
@@ -186,6 +193,7 @@ def ablate(
     lr: RateOption = 1e-3,
     batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
     device: DeviceOption = "auto",
+    json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
     """Run the paper's ablation tables as grids over your store, one CSV each; finished rows are kept.
@@ -197,7 +205,7 @@ def ablate(
     from heads.features import FeatureSet
     from heads.tables import plan
 
-    from .console import progress_bar, say, stdout
+    from .console import print_json, progress_bar, say, stdout, warn
     from .workspace import open_workspace
 
     training = FitConfig(epochs=epochs, learning_rate=lr, batch_frames=batch_frames, device=device)
@@ -212,9 +220,15 @@ def ablate(
         def on_row(report: RowReport) -> None:
             update(report.index, report.n_rows, "kept" if report.is_kept else f"{report.row['seconds']:.1f} s")
 
-        rows = run_ablation(features, table, out=out, training=training, seeds=wanted, base=encoder, on_row=on_row)
-    for name in rows["table"].unique(maintain_order=True):
-        stdout.print(render_table(rows.filter(table=name), title=f"{name} ({out / name}.csv)"))
+        rows = run_ablation(
+            features, table, out=out, training=training, seeds=wanted, base=encoder, on_row=on_row, on_note=warn
+        )
+    names = rows["table"].unique(maintain_order=True).to_list()
+    if json_:
+        print_json({"files": {name: str(out / f"{name}.csv") for name in names}, "rows": rows.to_dicts()})
+        return
+    for name in names:
+        stdout.print(render_table(rows.filter(table=name), title=f"{name} ({out / f'{name}.csv'})"))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

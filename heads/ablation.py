@@ -1,8 +1,9 @@
 """Running the paper's tables over a store: every row a fit, all of them on features that were loaded once.
 
-A row is finished when it stands in the CSV. Run again, rows whose key is there are kept as they are; the key covers
-the head, the training, the embeddings, the frames and their labels, so a row that something has changed under is
-dropped and computed anew.
+A row is finished when it stands in the CSV. Run again, rows whose key is there are not computed again; the key covers
+the head, the training, the embeddings, the frames and their labels. Rows that are not asked for (of another base, seed
+or training) stay in the file as long as the store still holds what they were computed from; a row whose embeddings,
+frames or labels have changed or are gone is stale: it is dropped, and that is told.
 """
 
 import json
@@ -13,12 +14,13 @@ from typing import Final
 
 import polars as pl
 import xxhash
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from featurestore.errors import ConfigError
 
-from .config import FitConfig
+from .config import FitConfig, HeadConfig
 from .features import FeatureSet
 from .fit import fit
 from .ledger import LedgerRow, as_table, head_of, read_ledger, write_ledger
@@ -26,7 +28,7 @@ from .tables import TABLES, PlannedRow, plan
 from .tasks import TASKS
 
 PROTOCOL: Final = 1
-"""Part of every key; raised when a change to fitting or scoring makes old rows incomparable."""
+"""Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
 
 _ROW_OF_TABLE: Final = ["task", "base", "fused", "fusion", "joined", "temporal", "S", "W"]
 """What tells rows of one table apart, but for the seed."""
@@ -61,6 +63,7 @@ def run_ablation(
     seeds: Sequence[int] = (),
     base: str | None = None,
     on_row: Callable[[RowReport], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> pl.DataFrame:
     """Fit and score every row of a table.
 
@@ -80,6 +83,8 @@ def run_ablation(
         As in `plan`.
     on_row
         Called after each row.
+    on_note
+        Called with a sentence for each table that loses stale rows, before it does.
 
     Returns
     -------
@@ -103,15 +108,25 @@ def run_ablation(
     n_rows, done = len(rows) * len(wanted), 0
     results = []
     for name in names:
-        planned = [row for row in rows if row.table == name]
-        for report in _run_table(features, planned, training, wanted, kept[name], out / f"{name}.csv"):
+        path, planned, reports = out / f"{name}.csv", [row for row in rows if row.table == name], []
+        true = _still_true(features, kept[name])
+        n_stale = kept[name].height - true.height
+        if n_stale and on_note is not None:
+            on_note(
+                f"{name}: finished rows of other embeddings or labels than the store holds, now dropped: "
+                f"{n_stale:,} of {kept[name].height:,} (file: {path})."
+            )
+        for report in _run_table(features, planned, training, wanted, true, path):
             done += 1
             if on_row is not None:
                 on_row(replace(report, index=done, n_rows=n_rows))
-            results.append(report.row)
+            reports.append(report)
+        if n_stale and all(report.is_kept for report in reports):  # else it was written without them already
+            write_ledger(path, true)
+        asked = [report.row for report in reports]
         if len(wanted) > 1:
-            asked = as_table([row for row in results if row["table"] == name])
-            write_ledger(out / f"{name}_summary.csv", summarise(asked))
+            write_ledger(out / f"{name}_summary.csv", summarise(as_table(asked)))
+        results += asked
     return as_table(results)
 
 
@@ -149,9 +164,18 @@ def render_table(rows: pl.DataFrame, *, title: str | None = None) -> Table:
         Above it.
     """
     several = rows["seed"].n_unique() > 1
-    made = Table(title=title, title_justify="left", header_style="bold")
-    for heading in ("table", *_ROW_OF_TABLE[:-2]):
-        made.add_column(heading)
+    shown = _telling_columns(rows)
+    # Without lines between the columns, so that it fits in 80 characters.
+    made = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in shown:
+        made.add_column(heading, no_wrap=True)
     for heading in ("S/W", "score", "+- seeds" if several else "95 % interval", "trivial", "published"):
         made.add_column(heading, justify="right", no_wrap=True)
     firsts = rows.group_by("table", *_ROW_OF_TABLE, maintain_order=True).agg(pl.col("low", "high").first())
@@ -162,21 +186,56 @@ def render_table(rows: pl.DataFrame, *, title: str | None = None) -> Table:
             made.add_section()
         previous = (row["table"], row["task"])
         # Escaped: rich would take the paper's mark [i] for "italic from here".
-        made.add_row(*map(escape, _cells(row, several=several)), style="bold" if row["is_best"] else None)
+        cells = _cells(row, shown, several=several)
+        made.add_row(*map(escape, cells), style="bold" if row["is_best"] else None)
     return made
+
+
+def _telling_columns(rows: pl.DataFrame) -> list[str]:
+    """Columns that tell printed rows apart: not those with one value, nor those that repeat the task."""
+    telling = [
+        name
+        for name in ("table", "base", "fused", "joined")
+        if rows[name].n_unique() > 1 and not (rows[name] == rows["task"]).all()
+    ]
+    # The fusion module follows from what is fused, unless something else was asked for.
+    follows = pl.when(pl.col("fused") == "").then(pl.lit("none")).otherwise(pl.lit("sum"))
+    if rows["fusion"].n_unique() > 1 and not rows.select((pl.col("fusion") == follows).all()).item():
+        telling.append("fusion")
+    return ["task", *telling]
 
 
 def row_key(features: FeatureSet, row: PlannedRow, training: FitConfig) -> str:
     """The xxh3-128 of all that decides a row's numbers; the device and the table's name are left out."""
-    decisive = {
-        "protocol": PROTOCOL,
-        "task": row.task,
-        "head": row.head.to_dict(),
-        "training": {name: value for name, value in training.to_dict().items() if name != "device"},
-        "encoders": {name: features.fingerprints[name] for name in row.head.encoders},
-        "frames": features.frames.fingerprint,
-        "labels": features.labels_digest,
-    }
+    return _digest(
+        {
+            "task": row.task,
+            "head": row.head.to_dict(),
+            "training": {name: value for name, value in training.to_dict().items() if name != "device"},
+            "data": row_data(features, row.head),
+        }
+    )
+
+
+def row_data(features: FeatureSet, head: HeadConfig) -> str:
+    """The xxh3-128 of what a head's row is computed from: embeddings of its encoders, frames, labels.
+
+    Raises
+    ------
+    KeyError
+        If the store lacks one of the encoders.
+    """
+    return _digest(
+        {
+            "protocol": PROTOCOL,
+            "encoders": {name: features.fingerprints[name] for name in head.encoders},
+            "frames": features.frames.fingerprint,
+            "labels": features.labels_digest,
+        }
+    )
+
+
+def _digest(decisive: dict[str, object]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())
 
 
@@ -188,13 +247,12 @@ def _run_table(
     kept: pl.DataFrame,
     path: Path,
 ) -> Iterator[RowReport]:
-    """The rows of one table, kept or computed; the CSV is rewritten after each computed one."""
+    """The rows of one table, kept or computed; the CSV is rewritten after each computed one, the rest of it stays."""
     wanted = [(row, replace(training, select=row.task, seed=seed)) for row in planned for seed in seeds]
     keys = [row_key(features, row, training) for row, training in wanted]
     finished: dict[str, LedgerRow] = {str(row["key"]): row for row in kept.iter_rows(named=True)}
     current = {key: finished[key] for key in keys if key in finished}
-    # Rows of another seed or base that are not asked for now, but would come out the same, stay. Others are stale.
-    others = _still_true(features, training, finished, set(keys))
+    others = [row for key, row in finished.items() if key not in current]
     for (row, config), key in zip(wanted, keys, strict=True):
         is_kept = key in current
         if not is_kept:
@@ -202,25 +260,16 @@ def _run_table(
             ordered = [current[each] for each in keys if each in current]
             write_ledger(path, as_table(ordered + others))
         yield RowReport(index=0, n_rows=0, row=current[key], is_kept=is_kept)
-    ordered = [current[each] for each in keys]
-    if len(kept) != len(ordered) + len(others):
-        write_ledger(path, as_table(ordered + others))
 
 
-def _still_true(
-    features: FeatureSet, training: FitConfig, finished: dict[str, LedgerRow], asked: set[str]
-) -> list[LedgerRow]:
-    """Finished rows that are not asked for now, but whose key would come out the same today."""
-    true = []
-    for key, row in finished.items():
+def _still_true(features: FeatureSet, kept: pl.DataFrame) -> pl.DataFrame:
+    """The finished rows that were computed from what the store holds today, whatever their base, seed or training."""
+    true: list[LedgerRow] = []
+    for row in kept.iter_rows(named=True):
         head = head_of(row)
-        if key in asked or any(name not in features.fingerprints for name in head.encoders):
-            continue
-        task = str(row["task"])
-        planned = PlannedRow(table=str(row["table"]), task=task, head=head, published=None)
-        if row_key(features, planned, replace(training, select=task, seed=int(row["seed"] or 0))) == key:
+        if all(name in features.fingerprints for name in head.encoders) and row_data(features, head) == row["data"]:
             true.append(row)
-    return true
+    return as_table(true)
 
 
 def _compute(features: FeatureSet, planned: PlannedRow, training: FitConfig, key: str) -> LedgerRow:
@@ -241,6 +290,9 @@ def _compute(features: FeatureSet, planned: PlannedRow, training: FitConfig, key
         "S": head.seq,
         "W": head.step,
         "seed": training.seed,
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "batch_frames": training.batch_frames,
         "score": own.score,
         "low": own.low,
         "high": own.high,
@@ -250,19 +302,18 @@ def _compute(features: FeatureSet, planned: PlannedRow, training: FitConfig, key
         "epoch": fitted.epoch,
         "parameters": fitted.n_parameters,
         "seconds": round(fitted.seconds, 3),
+        "data": row_data(features, planned.head),
         "key": key,
     }
 
 
-def _cells(row: dict[str, object], *, several: bool) -> list[str]:
-    if several:
-        spread = "" if row["std"] is None else f"{row['std']:.4f}"
-    else:
-        spread = f"{row['low']:.3f} .. {row['high']:.3f}"
+def _cells(row: dict[str, object], shown: Sequence[str], *, several: bool) -> list[str]:
+    spread = "" if row["std"] is None else f"{row['std']:.4f}"
+    beside = spread if several else f"{row['low']:.3f}..{row['high']:.3f}"
     published = "" if row["published"] is None else f"{row['published']:.4f} {_MARKS[str(row['published_mark'])]}"
     window = "single" if row["S"] == 1 else f"{row['S']}/{row['W']}"
-    texts = [str(row[name] or "-") for name in ("table", *_ROW_OF_TABLE[:-2])]
-    return [*texts, window, f"{row['mean']:.4f}", spread, f"{row['trivial']:.3f}", published]
+    texts = [str(row[name] or "-") for name in shown]
+    return [*texts, window, f"{row['mean']:.4f}", beside, f"{row['trivial']:.3f}", published]
 
 
 _MARKS: Final = {"text": "[t]", "inferred": "[i]", "table": "   "}

@@ -234,7 +234,7 @@ def check_together(head: HeadConfig, training: FitConfig) -> None:
 def _raise_all(what: str, mistakes: Iterable[str]) -> None:
     found = list(mistakes)
     if found:
-        raise ConfigError(f"The {what}'s configuration has {len(found)} mistake(s): " + " ".join(found))
+        raise ConfigError(f"The {what}'s configuration cannot be used: " + " ".join(found))
 
 
 def _to_json(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -249,5 +249,5 @@ def _from_json(kind: type[Config], values: Mapping[str, JsonValue]) -> Config:
         made: Config = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors()]
-        raise ConfigError(f"The saved configuration has {len(found)} mistake(s): " + " ".join(found)) from error
+        raise ConfigError("The saved configuration cannot be used: " + " ".join(found)) from error
     return made

@@ -26,6 +26,9 @@ SCHEMA: Final = pl.Schema(
         "S": pl.Int64,
         "W": pl.Int64,
         "seed": pl.Int64,
+        "epochs": pl.Int64,
+        "learning_rate": pl.Float64,
+        "batch_frames": pl.Int64,
         "score": pl.Float64,
         "low": pl.Float64,
         "high": pl.Float64,
@@ -35,11 +38,13 @@ SCHEMA: Final = pl.Schema(
         "epoch": pl.Int64,
         "parameters": pl.Int64,
         "seconds": pl.Float64,
+        "data": pl.String,
         "key": pl.String,
     }
 )
-"""Columns: `fused` and `joined` are joined by ``+``; `score` is the task's own, on val, of the epoch that was best for
-it there, with its 95 % interval by resampling videos; `key` names everything that decides the row's numbers."""
+"""Columns: `fused` and `joined` are joined by ``+``; `epochs` is how many were trained; `score` is the task's own, on
+val, of the `epoch` that was best for it there, with its 95 % interval by resampling videos; `data` names the
+embeddings, frames and labels that the row was computed from, `key` everything that decides its numbers."""
 
 LedgerRow = dict[str, str | int | float | None]
 
@@ -61,9 +66,11 @@ def read_ledger(path: Path) -> pl.DataFrame:
             table = pl.read_csv(io.BytesIO(path.read_bytes()), schema=SCHEMA)
             for row in table.iter_rows(named=True):
                 head_of(row)
-            if not table["key"].null_count():
+            if not table["data"].null_count() + table["key"].null_count():
                 return table
-            problem = "a row has no key"
+            problem = "a row has no data or no key"
+        elif set(header) < set(SCHEMA):
+            problem = f"it lacks the columns {', '.join(name for name in SCHEMA if name not in header)}"
         else:
             problem = f"its columns are {', '.join(header[:5])} ..."
     except (OSError, UnicodeDecodeError, ConfigError, pl.exceptions.PolarsError) as error:

@@ -73,12 +73,17 @@ class RunRecord:
         """For JSON."""
         return asdict(self) | {"head": self.head.to_dict(), "training": self.training.to_dict()}
 
-    def is_same_configuration(self, other: "RunRecord") -> bool:
-        """Whether both say the same head, trained the same way on the same embeddings."""
-        mine, theirs = (
-            (each.head.to_dict(), each.training.to_dict(), dict(each.encoders), each.frames) for each in (self, other)
-        )
-        return mine == theirs
+    def configuration(self) -> dict[str, JsonValue]:
+        """What decides a fit (see `fit_configuration`)."""
+        return fit_configuration(self.head, self.training, self.encoders, frames=self.frames)
+
+
+def fit_configuration(
+    head: HeadConfig, training: FitConfig, encoders: Mapping[str, str], *, frames: str
+) -> dict[str, JsonValue]:
+    """What decides a fit: head, training, its encoders' fingerprints, and the frames'."""
+    used = {name: encoders[name] for name in head.encoders}
+    return {"head": head.to_dict(), "training": training.to_dict(), "encoders": dict(used), "frames": frames}
 
 
 def read_record(directory: Path) -> RunRecord:

@@ -7,11 +7,12 @@
         predictions.parquet   every val row (see `prediction_table`)
         curve.csv, curve.png  losses and val scores of every epoch
 
-The folder is written under a hidden name beside its place and renamed, so a kill leaves no half of a run. Nothing
-here is ever unpickled.
+The folder is written under a hidden name beside its place, each file is flushed to the disk, and the folder is renamed:
+a kill, a crash or a full disk leaves no half of a run. Nothing here is ever unpickled.
 """
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -24,20 +25,22 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
+from featurestore.atomic import replace_file, says_no_space
+from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError, StorageFullError
 
-from .config import HeadConfig
+from .config import FitConfig, HeadConfig
 from .curve import draw_curve
 from .features import FeatureSet
 from .fit import FittedHead, score_split
 from .model import HeadModel
 from .predict import predict
 from .predictions import Predictions
-from .record import CONFIG_FILE, RunRecord, read_record, run_name, versions
+from .record import CONFIG_FILE, RunRecord, fit_configuration, read_record, run_name, versions
 from .scores import Scores
 from .tabulate import curve_table, prediction_table
 
 WEIGHTS_FILE: Final = "head.safetensors"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 METRICS_FILE: Final = "metrics.json"
 PREDICTIONS_FILE: Final = "predictions.parquet"
 CURVE_FILE: Final = "curve.csv"
@@ -131,19 +134,30 @@ class Run:
         ------
         FileExistsAlreadyError
             If another run, or something that is no run, is there.
+        StorageFullError
+            If there is no space for it.
         """
-        _check_place(self.record, directory, force=force)
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        _check_place(self.record.configuration(), directory, force=force)
         token = secrets.token_hex(4)
         hidden = directory.with_name(f".{directory.name}.{token}.partial")
         replaced = directory.with_name(f".{directory.name}.{token}.replaced")
         try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
             hidden.mkdir()
             self._write(hidden)
             if directory.exists():
                 directory.rename(replaced)
             hidden.rename(directory)
+        except OSError as error:
+            if not (isinstance(error, StorageFullError) or says_no_space(error)):
+                raise
+            raise StorageFullError(
+                f"No space is left on the device for run {self.name!r}: it was not written, and what was there "
+                f"before is as it was (run: {directory}). Free some, and run the same command again."
+            ) from error
         finally:
+            if replaced.exists() and not directory.exists():  # stopped between the two renames
+                replaced.rename(directory)
             shutil.rmtree(hidden, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -151,10 +165,14 @@ class Run:
         _write_json(folder / CONFIG_FILE, self.record.to_dict())
         _write_json(folder / METRICS_FILE, dict(self.metrics))
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_FILE)
-        self.predictions.write_parquet(folder / PREDICTIONS_FILE)
-        self.curve.write_csv(folder / CURVE_FILE)
-        draw_curve(self.curve, folder / FIGURE_FILE, title=self.name)
+        with replace_file(folder / WEIGHTS_FILE) as partial:
+            save_file(weights, partial)
+        with replace_file(folder / PREDICTIONS_FILE) as partial:
+            self.predictions.write_parquet(partial)
+        with replace_file(folder / CURVE_FILE) as partial:
+            self.curve.write_csv(partial)
+        with replace_file(folder / FIGURE_FILE) as partial:
+            draw_curve(self.curve, partial, title=self.name)
 
     @classmethod
     def load(cls, directory: Path) -> "Run":
@@ -208,7 +226,28 @@ class Run:
         return score_split(features, self.predict(features, split=split))
 
 
-def _check_place(record: RunRecord, directory: Path, *, force: bool) -> None:
+def prepare_folder(
+    runs: Path, name: str, head: HeadConfig, training: FitConfig, features: FeatureSet, *, force: bool = False
+) -> Path:
+    """The folder of a run that is to be fitted; what `Run.save` would refuse is refused before the fit.
+
+    Raises
+    ------
+    ConfigError
+        If the name cannot be a folder's in `runs`.
+    FileExistsAlreadyError
+        As `Run.save` does.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a run: use letters, digits and . _ @ + -, a letter or digit first. Choose another."
+        )
+    configuration = fit_configuration(head, training, features.fingerprints, frames=features.frames.fingerprint)
+    _check_place(configuration, runs / name, force=force)
+    return runs / name
+
+
+def _check_place(configuration: dict[str, JsonValue], directory: Path, *, force: bool) -> None:
     if not directory.exists():
         return
     if not (directory / CONFIG_FILE).is_file() and (directory.is_file() or any(directory.iterdir())):
@@ -218,7 +257,7 @@ def _check_place(record: RunRecord, directory: Path, *, force: bool) -> None:
         )
     if force or not (directory / CONFIG_FILE).is_file():
         return
-    if not read_record(directory).is_same_configuration(record):
+    if read_record(directory).configuration() != configuration:
         raise FileExistsAlreadyError(
             f"A run of another configuration is in the way (run: {directory}). "
             "Choose another name with --name, or replace it with --force."
@@ -232,4 +271,5 @@ def _there(path: Path) -> Path:
 
 
 def _write_json(path: Path, values: dict[str, JsonValue]) -> None:
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")

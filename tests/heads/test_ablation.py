@@ -1,4 +1,5 @@
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,101 @@ def test_stale_rows_are_computed_again(tmp_path: Path, small: FeatureSet) -> Non
     assert not any(report.is_kept for report in reports)
     faster = replace(TRAINING, learning_rate=0.02)
     assert set(run_ablation(small, "fusion", out=tmp_path, training=faster)["key"]).isdisjoint(before["key"])
+
+
+@pytest.mark.parametrize(
+    "other", [{"epochs": 2}, {"learning_rate": 2e-2}, {"batch_frames": 256}, {"weight_decay": 0.1}]
+)
+def test_rows_of_another_training_stay(tmp_path: Path, small: FeatureSet, other: dict[str, int]) -> None:
+    path = tmp_path / "fusion.csv"
+    notes: list[str] = []
+    first = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    changed = replace(TRAINING, **other)
+    second = run_ablation(small, "fusion", out=tmp_path, training=changed, on_note=notes.append)
+    assert read_ledger(path).equals(pl.concat([second, first]))
+    assert second.height == first.height
+    for name in ("epochs", "learning_rate", "batch_frames"):
+        assert first[name].unique().to_list() == [getattr(TRAINING, name)]
+        assert second[name].unique().to_list() == [getattr(changed, name)]
+    assert second["data"].equals(first["data"])
+    reports: Reports = []
+    again = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, on_row=reports.append, on_note=notes.append)
+    assert again.equals(first)
+    assert all(report.is_kept for report in reports)
+    assert read_ledger(path).height == 2 * first.height
+    assert notes == []
+
+
+def test_only_the_rows_asked_for_are_summarised_and_printed(
+    tmp_path: Path, small: FeatureSet, render: Callable[[object], str]
+) -> None:
+    before = run_ablation(small, "fusion", out=tmp_path, training=replace(TRAINING, epochs=2), seeds=(1, 2))
+    rows = run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(1, 2))
+    assert rows["epochs"].unique().to_list() == [1]
+    assert read_ledger(tmp_path / "fusion.csv").height == before.height + rows.height
+    summary = pl.read_csv(tmp_path / "fusion_summary.csv")
+    assert summary["n_seeds"].to_list() == [2] * 4
+    assert summary["mean"].to_list() == pytest.approx(summarise(rows)["mean"].to_list())
+    printed = render(render_table(rows))
+    assert [f"{score:.4f}" in printed for score in summarise(rows)["mean"]] == [True] * 4
+
+
+def test_rows_of_other_labels_are_dropped_and_told(tmp_path: Path, small: FeatureSet) -> None:
+    notes: list[str] = []
+    first = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    run_ablation(small, "fusion", out=tmp_path, training=replace(TRAINING, epochs=2))
+    data = small.frames.data
+    relabelled = FrameTable(data.with_columns(au1=pl.when(pl.int_range(pl.len()) > 3).then("au1")))
+    reports: Reports = []
+    changed = replace(small, frames=relabelled)
+    rows = run_ablation(changed, "fusion", out=tmp_path, training=TRAINING, on_row=reports.append, on_note=notes.append)
+    assert not any(report.is_kept for report in reports)
+    assert read_ledger(tmp_path / "fusion.csv").equals(rows)
+    assert set(rows["data"]).isdisjoint(first["data"])
+    assert len(notes) == 1
+    assert re.search(r"^fusion: .* other embeddings or labels .* dropped: 8 of 8 \(file: .*fusion\.csv\)", notes[0])
+
+
+def test_stale_rows_are_dropped_though_nothing_is_computed(tmp_path: Path, small: FeatureSet) -> None:
+    notes: list[str] = []
+    own = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING, base="mae")
+    without = {name: fingerprint for name, fingerprint in small.fingerprints.items() if name != "mae"}
+    removed = replace(small, fingerprints=without)
+    rows = run_ablation(removed, "fusion", out=tmp_path, training=TRAINING, on_note=notes.append)
+    assert rows.equals(own)
+    assert read_ledger(tmp_path / "fusion.csv").equals(own)
+    assert len(notes) == 1
+    run_ablation(removed, "fusion", out=tmp_path, training=TRAINING, on_note=notes.append)
+    assert len(notes) == 1
+
+
+def test_an_interrupted_run_has_dropped_nothing(
+    tmp_path: Path, small: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    before = (tmp_path / "fusion.csv").read_bytes()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("killed")
+
+    monkeypatch.setattr("heads.ablation.fit", stop)
+    changed = replace(small, fingerprints=dict.fromkeys(small.fingerprints, "extracted again"))
+    with pytest.raises(KeyboardInterrupt, match="killed"):
+        run_ablation(changed, "fusion", out=tmp_path, training=TRAINING)
+    assert (tmp_path / "fusion.csv").read_bytes() == before
+
+
+def test_a_table_of_the_earlier_columns_is_left_alone(tmp_path: Path, small: FeatureSet) -> None:
+    path = tmp_path / "fusion.csv"
+    rows = run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    rows.drop("epochs", "learning_rate", "batch_frames", "data").write_csv(path)
+    earlier = path.read_bytes()
+    with pytest.raises(
+        FileExistsAlreadyError, match=r"it lacks the columns epochs, learning_rate, batch_frames, data .*another --out"
+    ):
+        run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    assert path.read_bytes() == earlier
 
 
 def test_the_device_does_not_make_rows_stale(tmp_path: Path, small: FeatureSet) -> None:

@@ -24,7 +24,7 @@ def test_defaults_are_resolved() -> None:
 
 
 def test_all_mistakes_of_a_head_come_at_once() -> None:
-    with pytest.raises(ConfigError, match="5 mistake") as caught:
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
         HeadConfig(encoder="au", fuse=("au", "v", "v"), joint=("exp",), fusion="none", seq=5, window=6)
     for part in ("again", "each encoder once", "Did you mean 'expr'", "would ignore", "W=6, S=5"):
         assert part in str(caught.value)
@@ -39,7 +39,7 @@ def test_all_mistakes_of_a_head_come_at_once() -> None:
 
 
 def test_all_mistakes_of_a_training_come_at_once() -> None:
-    with pytest.raises(ConfigError, match="10 mistake") as caught:
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
         FitConfig(
             epochs=0,
             batch_frames=0,

@@ -1,4 +1,9 @@
+import dataclasses
+import errno
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +11,21 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from featurestore.errors import ConfigError, EncoderMismatchError, FileExistsAlreadyError, MissingFileError
+from featurestore.errors import (
+    ConfigError,
+    EncoderMismatchError,
+    FileExistsAlreadyError,
+    MissingFileError,
+    StorageFullError,
+)
 from featurestore.labels import AU_COLUMNS
 from heads.config import FitConfig, HeadConfig
 from heads.features import FeatureSet
 from heads.fit import FittedHead, fit
 from heads.record import read_record, run_name
-from heads.run import Run
+from heads.run import Run, prepare_folder
 
 HEAD = HeadConfig(fuse=("au", "v"), seq=8, window=5)
 
@@ -103,6 +115,120 @@ def test_the_same_configuration_is_replaced_another_is_not(tmp_path: Path, run: 
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsAlreadyError, match="holds something that is not a run"):
         run.save(tmp_path / "mine", force=True)
+
+
+def test_what_a_save_would_refuse_is_known_before_the_fit(
+    tmp_path: Path, run: Run, fitted: FittedHead, features: FeatureSet
+) -> None:
+    assert prepare_folder(tmp_path, "r", HEAD, fitted.training, features) == tmp_path / "r"
+    assert not (tmp_path / "r").exists()
+    run.save(tmp_path / "r")
+    assert prepare_folder(tmp_path, "r", HEAD, fitted.training, features) == tmp_path / "r"
+    other = FitConfig(epochs=1)
+    with pytest.raises(FileExistsAlreadyError, match=r"another configuration .* --name, or replace it with --force"):
+        prepare_folder(tmp_path, "r", HEAD, other, features)
+    assert prepare_folder(tmp_path, "r", HEAD, other, features, force=True) == tmp_path / "r"
+    again = dataclasses.replace(features, fingerprints={**features.fingerprints, "au": "extracted again"})
+    with pytest.raises(FileExistsAlreadyError, match="another configuration"):
+        prepare_folder(tmp_path, "r", HEAD, fitted.training, again)
+    (tmp_path / "mine").write_text("years of work")
+    with pytest.raises(FileExistsAlreadyError, match="holds something that is not a run"):
+        prepare_folder(tmp_path, "mine", HEAD, other, features, force=True)
+    with pytest.raises(ConfigError, match=r"'\.\./r' cannot name a run"):
+        prepare_folder(tmp_path, "../r", HEAD, other, features)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, where this user may mount one."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_no_half_of_a_run(tiny_disk: Path, run: Run) -> None:
+    folder, ballast = tiny_disk / "runs" / "r", tiny_disk / "ballast"
+    run.save(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    free = os.statvfs(tiny_disk).f_bavail * os.statvfs(tiny_disk).f_frsize
+    size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    stopped_at = set()
+    for left in range(0, size, 2 * os.statvfs(tiny_disk).f_frsize):
+        ballast.write_bytes(bytes(free - left))
+        with pytest.raises(StorageFullError, match=r"No space .* run 'mae\+au\+v_.*what was there before") as caught:
+            run.save(folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert [path.name for path in folder.parent.iterdir()] == ["r"]
+        first = caught.value.__cause__
+        stopped_at.add(type(first if first is None else first.__cause__))
+        ballast.unlink()
+    # Neither is the system's own error: both are recognised by what they say.
+    assert {SafetensorError, pl.exceptions.ComputeError} <= stopped_at
+    run.save(folder)
+    assert Run.load(folder).predictions.equals(run.predictions)
+
+
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [
+        ("heads.run.save_file", SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")),
+        ("polars.DataFrame.write_parquet", pl.exceptions.ComputeError(os.strerror(errno.ENOSPC))),
+        ("pathlib.Path.mkdir", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    ],
+)
+def test_no_space_is_recognised_in_the_errors_of_others(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, writer: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(writer, fail)
+    with pytest.raises(StorageFullError, match=r"No space is left on the device for run .* Free some"):
+        run.save(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_is_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def watch(handle: int) -> None:
+        assert not (tmp_path / "r").exists()
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files have no names here")
+    monkeypatch.setattr(os, "fsync", watch)
+    run.save(tmp_path / "r")
+    for path in (tmp_path / "r").iterdir():
+        assert any(name.endswith(path.name) for name in flushed)
+
+
+def test_a_save_that_is_stopped_between_its_renames_leaves_the_old_run(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "r"
+    run.save(folder)
+    before = (folder / "config.json").read_bytes()
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        run.save(folder)
+    assert (folder / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
 def test_an_interrupted_save_leaves_the_old_run(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
