@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCHMARKS := store extract fit
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format bench clean
@@ -35,7 +36,7 @@ format: $(READY) ## rewrite the sources in house style
 	$(BIN)/ruff format .
 
 bench: $(READY) ## the benchmarks, as ratios measured side by side
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean: ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

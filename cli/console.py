@@ -42,8 +42,9 @@ def tell_unreadable(failures: Mapping[int, str], paths: list[str], *, consequenc
     if not failures:
         return
     shown = [f"  {paths[row]}: {reason}" for row, reason in sorted(failures.items())[:5]]
-    more = f"\n  ... and {len(failures) - 5} more" if len(failures) > 5 else ""
-    warn(f"{len(failures)} frames could not be read; {consequence}:\n" + "\n".join(shown) + more)
+    more = f"\n  ... and {len(failures) - 5:,} more; `abaw store show ENCODER` lists them" if len(failures) > 5 else ""
+    frames = "1 frame" if len(failures) == 1 else f"{len(failures):,} frames"
+    warn(f"{frames} could not be read; {consequence}:\n" + "\n".join(shown) + more)
 
 
 class _Rate(ProgressColumn):

@@ -53,21 +53,24 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace to make.")],
     *,
     frames: Annotated[Path, typer.Option(help="Folder of the crops: <video>/<00001>.jpg.")],
-    train: Annotated[Path, typer.Option(help="training_set_annotations.txt")],
-    val: Annotated[Path, typer.Option(help="validation_set_annotations.txt")],
+    train: Annotated[Path, typer.Option(help="Annotations, such as training_set_annotations.txt.")],
+    val: Annotated[Path, typer.Option(help="Annotations, such as validation_set_annotations.txt.")],
     test: Annotated[Path | None, typer.Option(help="Test list, such as MTL_Challenge_test_set_release.txt.")] = None,
     force: ForceOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Make a workspace: a directory with an abaw.toml that says where frames and annotations are.
 
-    For example: abaw init work --frames data/cropped_aligned --train data/training_set_annotations.txt
-    --val data/validation_set_annotations.txt
+    For example: abaw init work --frames cropped_aligned --train train.txt --val val.txt --test list.txt
     """
-    from .console import stdout
+    from .console import print_json, stdout
     from .workspace import CONFIG_FILE, WorkspaceConfig, create_workspace
 
     config = WorkspaceConfig(frames=frames, train=train, val=val, test=test)
     workspace = create_workspace(directory, config, force=force)
+    if json_:
+        print_json({"workspace": str(workspace.root), "config": str(workspace.root / CONFIG_FILE)})
+        return
     stdout.print(f"{workspace.root / CONFIG_FILE}\nNext: cd {directory} && abaw frames")
 
 

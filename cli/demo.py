@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from rich import box
 from rich.table import Table
 
 from extractor.augment import GENTLE
@@ -90,7 +91,7 @@ _SHORT_TITLES: Final = {"ccc_valence": "CCC V", "ccc_arousal": "CCC A", "f1_expr
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One line of the closing table."""
+    """One line of the closing table, and the command that fits its model (of several, the last one)."""
 
     label: str
     scores: Scores
@@ -238,10 +239,7 @@ def _extract(workspace: Workspace, store: FeatureStore, data: Path, narrator: Na
 
 
 def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrator) -> list[Standing]:
-    narrator.step(
-        "Fit heads on the cached embeddings",
-        f"abaw fit-heads --fuse au,expr,v,a --seq {WINDOW} --batch-frames {HEADS.batch_frames} --epochs {HEADS.epochs}",
-    )
+    narrator.step("Fit heads on the cached embeddings", f"abaw fit-heads --fuse au,expr,v,a --seq {WINDOW}")
     standings = [
         _one_model_a_task("single frame", features, seed, fused=False, seq=1),
         _one_model_a_task("fused", features, seed, fused=True, seq=1),
@@ -253,9 +251,7 @@ def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrat
         fitted = fit(features, head, replace(training, seed=seed))
         run = Run.from_fit(fitted, features, name=label.partition(",")[0])
         run.save(workspace.config.runs / run.name, force=True)
-        fuse = f" --fuse {','.join(head.fuse)}" if head.fuse else ""
-        command = f"abaw fit-heads --encoder {head.encoder}{fuse} --seq {WINDOW}"
-        standings.append(Standing(label, fitted.scores, 1, command))
+        standings.append(Standing(label, fitted.scores, 1, fit_command(head, run.record.training)))
     narrator.tell(f"{sum(standing.models for standing in standings)} heads fitted")
     return standings
 
@@ -276,9 +272,18 @@ def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: boo
         expression=predictions["expr"].expression,
         action_units=predictions["au"].action_units,
     )
-    fuse = " --fuse expr,v,a" if fused else ""
-    command = f"abaw fit-heads --encoder au{fuse} --joint au --task au --temporal {temporal} --seq {seq}"
-    return Standing(label, score_split(features, together), len(TASKS), command)
+    return Standing(label, score_split(features, together), len(TASKS), fit_command(head, training))
+
+
+def fit_command(head: HeadConfig, training: FitConfig) -> str:
+    """The command that fits the same head in the same way."""
+    words = ["abaw fit-heads", f"--encoder {head.encoder}"]
+    words += [f"--fuse {','.join(head.fuse)}"] if head.fuse else []
+    words += [f"--joint {','.join(head.joint)} --task {training.select}"] if training.select != "p" else []
+    words += [f"--temporal {head.temporal}", f"--seq {head.seq}"]
+    words += [f"--epochs {training.epochs}", f"--batch-frames {training.batch_frames}"]
+    words += [f"--lr {training.learning_rate:g}", f"--seed {training.seed}"]
+    return " ".join(words)
 
 
 def _ablate(root: Path, features: FeatureSet, seed: int, narrator: Narrator) -> None:
@@ -309,7 +314,10 @@ def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Na
 def _close(root: Path, workspace: Workspace, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
     stdout.print()
     stdout.print(_standings_table(standings))
-    stdout.print("Intervals resample the videos. Each head's epoch was selected on val.\n")
+    stdout.print("Intervals resample the videos. Each head's epoch was selected on val. To fit one again:")
+    for standing in standings:
+        stdout.print(f"  {standing.label.partition(',')[0]:<13} {standing.command}")
+    stdout.print()
     written = {
         "faces": root / "faces.png",
         "store": workspace.config.store,
@@ -324,9 +332,18 @@ def _close(root: Path, workspace: Workspace, standings: list[Standing], submissi
 
 
 def _standings_table(standings: list[Standing]) -> Table:
-    table = Table(title="Validation split, people never seen in training", title_justify="left", header_style="bold")
+    title = "Validation split, people never seen in training"
+    # Without lines between the columns, so that it fits in 80 characters.
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("", no_wrap=True)
-    for heading in ("P", "95 % interval", *(_SHORT_TITLES[part] for part in PARTS), "models"):
+    for heading in ("P", "95 % interval", *(_SHORT_TITLES[part] for part in PARTS), "heads"):
         table.add_column(heading, justify="right", no_wrap=True)
     first = standings[0].scores
     if first.p is not None:
@@ -337,6 +354,6 @@ def _standings_table(standings: list[Standing]) -> Table:
         if scores.p is None:
             continue
         parts = [f"{part.score:.3f}" for name in PARTS if (part := scores.parts[name]) is not None]
-        interval = f"{scores.p.low:.2f} .. {scores.p.high:.2f}"
+        interval = f"{scores.p.low:.2f}..{scores.p.high:.2f}"
         table.add_row(standing.label, f"{scores.p.score:.3f}", interval, *parts, str(standing.models))
     return table

@@ -57,7 +57,7 @@ def pretrain(
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
@@ -120,7 +120,7 @@ def finetune(
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
@@ -185,10 +185,13 @@ def extract(
     batch: Annotated[int, typer.Option(min=1, help="Frames a forward pass; a power of two.")] = 64,
     stored: Annotated[str, typer.Option(help="Type of the stored numbers: float16 or float32.")] = "float16",
     on_error: Annotated[str, typer.Option(help="Unreadable frames: mask (list them, go on) or stop.")] = "mask",
+    retry_unreadable: Annotated[
+        bool, typer.Option("--retry-unreadable", help="Compute again where masked frames can be found now.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be computed.")] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
@@ -211,9 +214,14 @@ def extract(
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
     opened = open_workspace(workspace)
     store = opened.open_store()
-    encoders = {_store_name(name): load_encoder(opened.find_encoder(name)) for name in names}
+    in_store = [_store_name(name) for name in names]
+    if len(set(in_store)) < len(in_store):
+        raise ConfigError(
+            f"--encoder {encoder} names one encoder twice in the store: {', '.join(in_store)}. Name each once."
+        )
+    encoders = {stored: load_encoder(opened.find_encoder(name)) for stored, name in zip(in_store, names, strict=True)}
     if dry_run:
-        _tell_plan(store, encoders, stored)
+        _tell_plan(store, encoders, stored, json_=json_)
         return
     config = ExtractConfig(
         device=device,
@@ -222,6 +230,7 @@ def extract(
         n_workers=workers,
         stored=stored,
         stop_on_error=on_error == "stop",
+        retry_unreadable=retry_unreadable,
     )
     with progress_bar(f"extract {','.join(encoders)}", "frames") as update:
 
@@ -233,7 +242,7 @@ def extract(
         report.failures, store.frames.data["path"].to_list(), consequence="their rows hold NaN and are masked"
     )
     if json_:
-        print_json(_extract_summary(report))
+        print_json(_extract_summary(report, store))
     else:
         _tell_extraction(report, store)
         say(f"store: {store.path}")
@@ -283,7 +292,8 @@ def report_training(made: "TrainedEncoder", store: "FeatureStore", *, json_: boo
     best = origin.get("best_epoch")
     shown = made.history[best - 1 if isinstance(best, int) else -1]
     figures = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    epochs = f"best epoch {best} of {len(made.history)}" if best else f"{len(made.history)} epochs"
+    n_epochs = len(made.history)
+    epochs = f"best epoch {best} of {n_epochs}" if best else "1 epoch" if n_epochs == 1 else f"{n_epochs} epochs"
     stdout.print(f"{made.folder}: {epochs}, {figures}")
 
 
@@ -302,10 +312,14 @@ def _store_name(name: str) -> str:
     return Path(name).name
 
 
-def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: str) -> None:
-    from .console import stdout
+def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: str, *, json_: bool) -> None:
+    from .console import print_json, stdout
 
     n_frames = len(store.frames)
+    if json_:
+        missing = {name: n_frames - (store.rows_done(name) if name in store else 0) for name in encoders}
+        print_json({"n_frames": n_frames, "to_compute": missing})
+        return
     for name, encoder in encoders.items():
         done = store.rows_done(name) if name in store else 0
         size_mb = n_frames * encoder.dim * (2 if stored == "float16" else 4) / 1e6
@@ -314,11 +328,13 @@ def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: st
         )
 
 
-def _extract_summary(report: "ExtractReport") -> dict[str, object]:
+def _extract_summary(report: "ExtractReport", store: "FeatureStore") -> dict[str, object]:
+    paths = store.frames.data["path"]
     return {
         "computed": report.computed,
         "reused": report.reused,
         "unreadable": len(report.failures),
+        "failures": {paths[row]: reason for row, reason in sorted(report.failures.items())},
         "frames_per_second": report.frames_per_second,
         "seconds": report.seconds,
         "device_busy": report.busy_s / report.seconds,

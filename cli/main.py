@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from featurestore.errors import AbawError, ConfigError
+from featurestore.atomic import says_no_space
+from featurestore.errors import AbawError, ConfigError, UnknownNameError
 
 from . import data_commands, demo_commands, encoder_commands, head_commands, store_commands
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from .options import ENCODER_PANEL
 
 
 class _ErrorBoundary(TyperGroup):
@@ -25,16 +25,35 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # typer's own Context or click's, by version
         try:
             return super().invoke(ctx)
-        except (AbawError, OSError) as error:
-            full = isinstance(error, OSError) and error.errno in _FULL
-            if ctx.params.get("debug") or not (isinstance(error, AbawError) or full):
+        except Exception as error:
+            text = _told(error)
+            if text is None or ctx.params.get("debug"):
                 raise
-            text = str(error) if isinstance(error, AbawError) else f"No space left on the device: {error}. Free some."
             sys.stderr.write(f"abaw: {text}\n")
-            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+            raise typer.Exit(2 if isinstance(error, (ConfigError, UnknownNameError)) else 1) from error
         except KeyboardInterrupt:
             sys.stderr.write("abaw: interrupted; the same command continues.\n")
             raise typer.Exit(130) from None
+
+
+def _told(error: Exception) -> str | None:
+    """An error in a line for a person, or None if it is none that a person can mend."""
+    if isinstance(error, AbawError):
+        return str(error)
+    if says_no_space(error):
+        where = f" (writing {_named(error)})" if _named(error) else ""
+        return f"No space is left on the device{where}. Free some, and run the same command again."
+    # A pipe that was closed (`abaw store ls | head -1`) is click's own matter.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        where = f": {_named(error)}" if _named(error) else ""
+        return f"{error.strerror}{where}. Check the path and its permissions (`abaw --debug ...` shows the trace)."
+    return None
+
+
+def _named(error: Exception) -> str:
+    """The files that an error of the operating system names."""
+    names = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    return " -> ".join(str(name) for name in names if name is not None)
 
 
 app = typer.Typer(
@@ -63,4 +82,4 @@ demo_commands.register(app)
 data_commands.register(app)
 encoder_commands.register(app)
 head_commands.register(app)
-app.add_typer(store_commands.app, name="store")
+app.add_typer(store_commands.app, name="store", rich_help_panel=ENCODER_PANEL)

@@ -13,7 +13,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that decode images.", show_default="chosen by the device")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same bits on the same machine.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there under this name.")]
 

@@ -34,7 +34,7 @@ def scores_table(scores: Scores, *, title: str) -> Table:
     parts: Mapping[str, PartScore | None] = {"P": scores.p, **{name: scores.parts[name] for name in PARTS}}
     for name, part in parts.items():
         if part is None:
-            table.add_row(PART_TITLES[name], "-", scores.reasons.get(name, ""), "", "")
+            table.add_row(PART_TITLES[name], "-", "", "", "")
             continue
         within = scores.within_video.get(name)
         table.add_row(
@@ -45,7 +45,10 @@ def scores_table(scores: Scores, *, title: str) -> Table:
             "" if within is None else f"{within:.4f}",
         )
     unscored = f", {scores.n_unscored:,} labelled rows without an embedding left out" if scores.n_unscored else ""
-    table.caption = f"{scores.n_frames:,} rows of {scores.n_videos} videos; intervals resample videos{unscored}"
+    several = f"{scores.n_videos} videos; intervals resample videos"
+    videos = "1 video, too few for intervals" if scores.n_videos == 1 else several
+    reasons = "".join(f"\nno {PART_TITLES[name]}: {reason}" for name, reason in scores.reasons.items())
+    table.caption = f"{scores.n_frames:,} rows of {videos}{unscored}{reasons}"
     table.caption_justify = "left"
     return table
 

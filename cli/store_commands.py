@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DATA_PANEL, JsonOption, WorkspaceOption
+from .options import JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 app = typer.Typer(no_args_is_help=True, help="The feature store: list, show, verify, import, remove.")
 _HERE = Path()
+_MOST_FAILURES = 20
 
 NameArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="Name of an encoder in the store.")]
 
 
-@app.command("ls", rich_help_panel=DATA_PANEL)
+@app.command("ls")
 def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
     """List the encoders: rows done, dimension, size, what made them and when."""
     from rich.table import Table
@@ -24,7 +25,7 @@ def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE)
     from .console import print_json, stdout
     from .workspace import open_workspace
 
-    store = open_workspace(workspace).open_store()
+    store = open_workspace(workspace).open_store(check_sources=False)
     entries = {name: _describe(store, name) for name in store.names()}
     if json_:
         print_json({"store": str(store.path), "n_frames": store.n_frames, "encoders": entries})
@@ -35,7 +36,9 @@ def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE)
     for name, entry in entries.items():
         size_mb = f"{float(str(entry['bytes'])) / 1e6:,.1f}"
         rows = f"{entry['rows_done']:,}"
-        table.add_row(name, rows, str(entry["dim"]), size_mb, str(entry["architecture"]), str(entry["made_at"]))
+        made_at = str(entry["made_at"])[:16].replace("T", " ")
+        made_from = str(entry["architecture"]).partition("(")[0].partition("(")[0]  # `show` has its arguments
+        table.add_row(name, rows, str(entry["dim"]), size_mb, made_from, made_at)
     stdout.print(table)
 
 
@@ -45,14 +48,20 @@ def show(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOpti
     from .console import print_json, stdout
     from .workspace import open_workspace
 
-    store = open_workspace(workspace).open_store()
-    entry = _describe(store, name) | {"provenance": store.embedding(name).provenance.to_dict()}
+    store = open_workspace(workspace).open_store(check_sources=False)
+    embedding = store.embedding(name)
+    entry, provenance = _describe(store, name), embedding.provenance.to_dict()
+    paths = store.frames.data["path"]
+    failures = {paths[row]: reason for row, reason in sorted(embedding.failures().items())}
     if json_:
-        print_json(entry)
+        print_json(entry | {"provenance": provenance, "failures": failures})
         return
-    provenance = entry.pop("provenance")
-    for key, value in (entry | (provenance if isinstance(provenance, dict) else {})).items():
+    for key, value in (entry | provenance).items():
         stdout.print(f"{key:<14} {value}")
+    for path, reason in list(failures.items())[:_MOST_FAILURES]:
+        stdout.print(f"  {path}: {reason}")
+    if len(failures) > _MOST_FAILURES:
+        stdout.print(f"  ... and {len(failures) - _MOST_FAILURES:,} more; --json lists them all")
 
 
 @app.command("verify")
@@ -65,7 +74,7 @@ def verify(
     from .console import print_json, stdout
     from .workspace import open_workspace
 
-    store = open_workspace(workspace).open_store()
+    store = open_workspace(workspace).open_store(check_sources=False)
     bad = {name: store.embedding(name).verify() for name in ([encoder] if encoder else store.names())}
     if json_:
         print_json({"bad_chunks": bad})
@@ -78,7 +87,7 @@ def verify(
 
 @app.command("import")
 def import_embeddings(
-    file: Annotated[Path, typer.Argument(help="An .npz of vectors, keyed video/frame.jpg.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .npz of vectors, keyed video/frame.jpg.")],
     encoder: Annotated[str, typer.Option(help="Name that the embeddings get in the store.")],
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
@@ -103,14 +112,17 @@ def import_embeddings(
 
 
 @app.command("rm")
-def remove(name: NameArgument, workspace: WorkspaceOption = _HERE) -> None:
+def remove(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
     """Remove an encoder's embeddings and free their space; nothing else is touched."""
-    from .console import stdout
+    from .console import print_json, stdout
     from .workspace import open_workspace
 
-    store = open_workspace(workspace).open_store()
+    store = open_workspace(workspace).open_store(check_sources=False)
     size = store.size_bytes(name)
     store.remove(name)
+    if json_:
+        print_json({"removed": name, "bytes": size})
+        return
     stdout.print(f"removed {name}: {size / 1e6:,.1f} MB")
 
 

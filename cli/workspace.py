@@ -24,6 +24,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from featurestore.annotations import read_annotations, read_list
+from featurestore.atomic import replace_file
 from featurestore.errors import (
     ConfigError,
     FileExistsAlreadyError,
@@ -113,8 +114,13 @@ class Workspace:
             )
         return read_list(files[split]) if split == "test" else read_annotations(files[split], split)
 
-    def open_store(self) -> FeatureStore:
+    def open_store(self, *, check_sources: bool = True) -> FeatureStore:
         """The workspace's store.
+
+        Parameters
+        ----------
+        check_sources
+            Refuse a store of other annotation files; what only lists or removes embeddings needs no such check.
 
         Raises
         ------
@@ -124,6 +130,8 @@ class Workspace:
             If the annotation files are not the ones that it was made from.
         """
         store = FeatureStore.open(self.config.store)
+        if not check_sources:
+            return store
         recorded = store.sources
         changed = [split for split, digest in self.sources().items() if recorded.get(split) != digest]
         if changed:
@@ -159,7 +167,8 @@ def create_workspace(root: Path, config: WorkspaceConfig, *, force: bool = False
     named = {"frames": absolute.frames, "train": absolute.train, "val": absolute.val, "test": absolute.test}
     named |= {"store": config.store, "encoders": config.encoders, "runs": config.runs}
     lines += [f"{key} = {json.dumps(str(path))}" for key, path in named.items() if path is not None]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replace_file(target) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return open_workspace(root)
 
 

@@ -83,11 +83,15 @@ def _flush_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _is_out_of_space(error: Exception, folder: Path) -> bool:
-    """Whether an error comes of a full disk; torch and safetensors wrap theirs in one of their own."""
+def says_no_space(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; torch and safetensors wrap the system's in one of their own."""
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
-    if any(os.strerror(code) in str(error) for code in _NO_SPACE):
+    return any(os.strerror(code) in str(error) for code in _NO_SPACE)
+
+
+def _is_out_of_space(error: Exception, folder: Path) -> bool:
+    if says_no_space(error):
         return True
     with contextlib.suppress(OSError):
         return shutil.disk_usage(folder).free == 0

@@ -6,6 +6,9 @@ Python caller would expect. A message has four parts: what was expected, what ca
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+_MAX_LISTED: Final = 20
 
 
 class AbawError(Exception):
@@ -69,7 +72,7 @@ class StorageFullError(AbawError, OSError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for an unknown `name`: it suggests the nearest known one and lists them all.
+    """The error for an unknown `name`: it suggests the nearest known one and lists them, the nearest of very many.
 
     Parameters
     ----------
@@ -84,4 +87,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listing = ", ".join(names) if names else "none yet"
+    if len(names) > _MAX_LISTED:
+        nearest = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:5]
+        listing = f"{len(names):,}, such as {', '.join(nearest)}"
     return UnknownNameError(f"There is no {kind} {name!r}.{hint} Known: {listing}.")

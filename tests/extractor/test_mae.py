@@ -74,3 +74,10 @@ def test_what_cannot_be_pretrained_is_said(tiny_encoder: Encoder) -> None:
     convolutional = Encoder(EncoderSpec(architecture="resnet10t", input_px=32, pooling="default"))
     with pytest.raises(ConfigError, match=r"needs a plain ViT.*'resnet10t'"):
         small(convolutional)
+
+
+def test_images_that_are_not_whole_patches_are_refused() -> None:
+    arguments = {"img_size": 33, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    spec = EncoderSpec(architecture="vit_tiny_patch16_224", arguments=arguments, input_px=33)
+    with pytest.raises(ConfigError, match="33 pixels are no multiple of a patch's 8"):
+        MaskedAutoencoder(Encoder(spec), decoder_dim=32, decoder_depth=1, decoder_heads=2)

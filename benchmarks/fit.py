@@ -1,0 +1,105 @@
+"""A training step of `fit` against the same module on a batch that is already in place.
+
+Fit's side is an epoch of `heads.fit.fit` as it reports it: shuffled windows, rows gathered from the embeddings, labels
+and masks, the loss, the optimiser, and the scoring of a val split that is kept small, since only training is meant.
+The other side is what cannot be saved: forward, loss, backward, clipping and optimiser on one batch, over and over.
+
+It is called fit.py, not heads.py: run as a script, a heads.py here would hide the package of that name.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from material import made_by, random_frames, random_rows
+from report import Measure, parse_options, report, side_by_side, wall_s
+from torch import nn
+
+from featurestore.store import FeatureStore
+from heads.config import FitConfig, HeadConfig
+from heads.features import FeatureSet
+from heads.fit import EpochReport, fit
+from heads.losses import MultiTaskLoss
+from heads.model import HeadModel
+
+DIM = 768
+N_VAL = 40
+HEADS = {
+    "fusion head, mae + au + v": HeadConfig(encoder="mae", fuse=("au", "v"), temporal="none"),
+    "LSTM head, mae, S = 20": HeadConfig(encoder="mae", temporal="lstm"),
+}
+N_STEPS, N_STEPS_QUICK = {"none": 60, "lstm": 15}, {"none": 12, "lstm": 6}  # by temporal module: an LSTM's cost more
+
+
+def main() -> None:
+    """Measure and report."""
+    options = parse_options(__doc__ or "")
+    training = FitConfig(epochs=2)
+    measures = []
+    for name, head in HEADS.items():
+        n_steps = (N_STEPS_QUICK if options.quick else N_STEPS)[head.temporal]
+        batch_rows = training.batch_frames // head.seq * head.seq  # whole windows
+        with tempfile.TemporaryDirectory() as folder:
+            features = make_features(Path(folder) / "features", head, n_steps * batch_rows)
+        pair = side_by_side(
+            partial(epoch_s, features, head, training),
+            partial(wall_s, partial(BareStep(features, head, training, batch_rows).run, n_steps)),
+            rounds=5,
+            budget_s=options.budget_s,
+        )
+        what = f"{n_steps} training steps of {batch_rows} x {DIM}, {name} : module alone"
+        measures.append(Measure(measure=what, value=pair.ratio, bar=0.9, detail=pair.detail))
+    report(measures, options)
+
+
+def make_features(folder: Path, head: HeadConfig, n_train: int) -> FeatureSet:
+    """Random embeddings of a head's encoders, written to a store and loaded from it."""
+    frames = random_frames({"train": ("train", n_train), "val": ("val", N_VAL)})
+    store = FeatureStore.create(folder, frames)
+    for seed, name in enumerate(head.encoders):
+        rows = random_rows(len(frames), DIM, seed=seed)
+        with store.writer(name, made_by(name), row_shape=(DIM,)) as writer:
+            for task in writer.pending():
+                writer.append(task.start, rows[task.start : task.stop])
+    return FeatureSet.load(store, head.encoders)
+
+
+def epoch_s(features: FeatureSet, head: HeadConfig, training: FitConfig) -> float:
+    """Seconds of a fit's second epoch: the first also sets up the optimiser's state, as no later one does."""
+    reports: list[EpochReport] = []
+    fit(features, head, training, on_epoch=reports.append)
+    return reports[-1].seconds
+
+
+class BareStep:
+    """The module, its loss and its optimiser on one batch in place."""
+
+    def __init__(self, features: FeatureSet, head: HeadConfig, training: FitConfig, batch_rows: int) -> None:
+        device, shape = features.device, (batch_rows // head.seq, head.seq)
+        self.model = HeadModel(head, DIM).to(device).train()
+        self.inputs = [torch.randn(*shape, DIM, device=device) for _ in head.encoders]  # (B, S, D), float32
+        labels = {task: features.target_tensors[task] for task in head.joint}
+        self.targets = {task: y[:batch_rows].reshape(*shape, *y.shape[1:]).clone() for task, (y, _) in labels.items()}
+        self.valid = {task: m[:batch_rows].reshape(*shape, *m.shape[1:]).clone() for task, (_, m) in labels.items()}
+        self.loss = MultiTaskLoss(weights=training.weights)
+        self.clip = training.gradient_clip
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+
+    def run(self, n_steps: int) -> float:
+        """Take steps; their losses are read at the end, as fit does."""
+        totals = []
+        for _ in range(n_steps):
+            total, _ = self.loss(self.model(self.inputs), self.targets, self.valid)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(total)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimizer.step()
+            totals.append(total.detach())
+        return float(torch.stack(totals).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What the benchmarks share: timing two things side by side, the table, the JSON file, the two options.
+
+Only ratios are judged. Both sides of one are measured in the same process, in alternation and in alternating order,
+so that whatever else the machine is doing meets both; the median of the rounds' ratios is the value.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every benchmark is started with."""
+
+    quick: bool
+    json_file: Path | None
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds that one pair of timings may go on for."""
+        return 25.0 if self.quick else 240.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One line of the table.
+
+    Attributes
+    ----------
+    measure
+        What was measured, and against what.
+    value
+        The ratio.
+    bar
+        What it must reach, or may at most be.
+    at_most
+        Whether the bar is a ceiling.
+    detail
+        The figures behind the ratio, for the table alone: they are of this machine.
+    """
+
+    measure: str
+    value: float
+    bar: float
+    at_most: bool = False
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bar is reached."""
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two timings, side by side.
+
+    Attributes
+    ----------
+    ours_s, other_s
+        Medians of the rounds, in seconds.
+    ratio
+        Median of other_s / ours_s of each round; above 1 ours is the faster.
+    """
+
+    ours_s: float
+    other_s: float
+    ratio: float
+
+    @property
+    def detail(self) -> str:
+        """Both medians, ours first."""
+        return f"{_seconds(self.ours_s)} / {_seconds(self.other_s)}"
+
+
+def parse_options(description: str) -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer: within a minute on two cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to this file as well")
+    parsed = parser.parse_args()
+    return Options(quick=parsed.quick, json_file=parsed.json)
+
+
+def wall_s(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes; its result lives until the clock has stopped."""
+    started = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - started
+    del result
+    return seconds
+
+
+def side_by_side(ours: Callable[[], float], other: Callable[[], float], *, rounds: int, budget_s: float) -> Pair:
+    """Measure two things in alternation, after one round that does not count.
+
+    Parameters
+    ----------
+    ours, other
+        Each does its work once and returns the seconds it took.
+    rounds
+        How often; odd, for a median that occurred.
+    budget_s
+        No further round is begun, once one has counted, that would end later than this.
+    """
+    ours_s: list[float] = []
+    other_s: list[float] = []
+    began = time.perf_counter()
+    for number in range(rounds + 1):
+        round_began = time.perf_counter()
+        first, second = (ours, other) if number % 2 else (other, ours)
+        seconds = {first: first(), second: second()}
+        if number:
+            ours_s.append(seconds[ours])
+            other_s.append(seconds[other])
+        now = time.perf_counter()
+        if number and now - began + (now - round_began) > budget_s:
+            break
+    ratios = [theirs / mine for mine, theirs in zip(ours_s, other_s, strict=True)]
+    return Pair(ours_s=statistics.median(ours_s), other_s=statistics.median(other_s), ratio=statistics.median(ratios))
+
+
+def report(measures: Sequence[Measure], options: Options) -> None:
+    """Print the table, and write the JSON file if one was asked for."""
+    lines = [("measure", "value", "bar", "ok", "ours / other")]
+    for each in measures:
+        bar = f"{'<=' if each.at_most else '>='} {each.bar:.2f}"
+        lines.append((each.measure, f"{each.value:.2f}", bar, "yes" if each.ok else "MISSED", each.detail))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for name, value, bar, ok, detail in lines:
+        row = (name.ljust(widths[0]), value.rjust(widths[1]), bar.rjust(widths[2]), ok.ljust(widths[3]), detail)
+        print("  ".join(row).rstrip())
+    print(f"({os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()})")
+    if options.json_file is not None:
+        found = [
+            {"measure": each.measure, "value": round(each.value, 4), "bar": each.bar, "ok": each.ok}
+            for each in measures
+        ]
+        options.json_file.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
