@@ -85,7 +85,9 @@ class HeadConfig:
             mistakes.append(f"fusion 'none' would ignore the fused {','.join(self.fuse)}; use 'sum'.")
         if self.temporal not in TEMPORALS:
             mistakes.append(str(unknown_name("temporal module", self.temporal, TEMPORALS)))
-        return mistakes + window_mistakes(self.seq, self.step)
+        # W is S unless it is given: a mistake in S is told once.
+        step = max(1, self.seq) if self.window is None else self.window
+        return mistakes + window_mistakes(self.seq, step)
 
     @property
     def step(self) -> int:

@@ -84,7 +84,7 @@ def window_mistakes(length: int, step: int) -> list[str]:
     mistakes = []
     if length < 1:
         mistakes.append(f"seq (S, rows in a window) must be at least 1, got {length}.")
-    if step < 1 and step != length:  # W is S unless it is given: one mistake is told once
+    if step < 1:
         mistakes.append(f"window (W, rows between starts) must be at least 1, got {step}.")
     if not mistakes and step > length:
         mistakes.append(
