@@ -68,7 +68,7 @@ def finetuning(task: str, seed: int) -> FinetuneConfig:
     first = PARENTS[task] == "mae"
     return FinetuneConfig(
         tasks=(task,),
-        epochs=7 if first else 3,
+        epochs=7 if first else 2,
         warmup_epochs=0.5,
         batch=32,
         clip=1,
@@ -80,7 +80,8 @@ def finetuning(task: str, seed: int) -> FinetuneConfig:
     )
 
 
-HEADS: Final = FitConfig(epochs=30, batch_frames=256)
+HEADS: Final = FitConfig(epochs=20, batch_frames=256)
+ABLATION: Final = FitConfig(epochs=15, batch_frames=512)
 TRUTH: Final = FitConfig(epochs=60, batch_frames=128, learning_rate=1e-2)
 """Fifteen numbers a frame make a module of width fifteen, which takes a larger rate and more steps."""
 
@@ -295,7 +296,7 @@ def _ablate(root: Path, features: FeatureSet, seed: int, narrator: Narrator) -> 
             features,
             "fusion",
             out=out,
-            training=replace(HEADS, seed=seed),
+            training=replace(ABLATION, seed=seed),
             on_row=lambda report: update(report.index, report.n_rows, ""),
         )
     narrator.tell(f"{rows.height} rows over {', '.join(encoders)}: {out / 'fusion.csv'}")

@@ -25,6 +25,7 @@ def test_the_demo_runs_to_its_end_and_keeps_what_is_there(
     whole = demo.finetuning
     monkeypatch.setattr(demo, "finetuning", lambda task, seed: whole(task, seed).model_copy(update={"epochs": 1}))
     monkeypatch.setattr(demo, "HEADS", replace(demo.HEADS, epochs=1))
+    monkeypatch.setattr(demo, "ABLATION", replace(demo.ABLATION, epochs=1))
     monkeypatch.setattr(demo, "TRUTH", replace(demo.TRUTH, epochs=1))
     frames = 16
     synth = demo.SynthConfig
