@@ -151,7 +151,7 @@ def run_demo(root: Path, *, videos: int, seed: int) -> None:
     standings = _fit(workspace, features, seed, narrator)
     _ablate(root, features, seed, narrator)
     submission = _submit(root, workspace, features, narrator)
-    _close(root, workspace, standings, submission, narrator)
+    _close(root, standings, submission, narrator)
 
 
 def _render(root: Path, videos: int, seed: int, narrator: Narrator) -> Path:
@@ -312,7 +312,7 @@ def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Na
     return out
 
 
-def _close(root: Path, workspace: Workspace, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
+def _close(root: Path, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
     stdout.print()
     stdout.print(_standings_table(standings))
     stdout.print("Intervals resample the videos. Each head's epoch was selected on val. To fit one again:")
@@ -321,9 +321,9 @@ def _close(root: Path, workspace: Workspace, standings: list[Standing], submissi
     stdout.print()
     written = {
         "faces": root / "faces.png",
-        "store": workspace.config.store,
-        "encoders": workspace.config.encoders,
-        "runs": workspace.config.runs,
+        "store": root / "features",
+        "encoders": root / "encoders",
+        "runs": root / "runs",
         "ablation": root / "ablations" / "fusion.csv",
         "submission": submission,
     }

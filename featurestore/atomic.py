@@ -49,7 +49,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield partial
         _flush_file(partial)
         os.replace(partial, path)  # noqa: PTH105 - named in tests, and by what every reader of this looks for
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except AbawError:
         raise
     except Exception as error:
@@ -70,7 +70,8 @@ def _flush_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Flush a folder's entries to disk, where the system can: what was renamed or removed in it stays so."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

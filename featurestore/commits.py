@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .atomic import replace_file
+from .atomic import flush_folder, replace_file
 from .errors import StoreError
 from .layout import FloatArray
 
@@ -88,5 +88,8 @@ class CommitLog:
             partial.write_bytes(_RECORD.pack(*commit))
 
     def remove(self, chunk: int) -> None:
-        """Take a record back: its rows are not there any more."""
-        self.path(chunk).unlink(missing_ok=True)
+        """Take a record back, for good: its rows are not there any more."""
+        path = self.path(chunk)
+        if path.exists():
+            path.unlink()
+            flush_folder(path.parent)  # or a power cut could bring it back over rows that were written since
