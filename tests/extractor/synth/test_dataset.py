@@ -121,15 +121,21 @@ def test_progress_is_reported_video_by_video(tmp_path: Path) -> None:
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
-def test_a_killed_run_leaves_no_list_and_is_not_continued(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_half_of_a_dataset_and_is_made_anew(tmp_path: Path) -> None:
+    config = SynthConfig(videos=6, frames_per_video=4)
+
     def stop(done: int, total: int) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        write_dataset(tmp_path / "data", SynthConfig(videos=6, frames_per_video=4), on_video=stop)
-    assert not list((tmp_path / "data").glob("*.txt"))
+        write_dataset(tmp_path / "data", config, on_video=stop)
+    assert not (tmp_path / "data").exists()
+    write_dataset(tmp_path / "data", config)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert is_written(tmp_path / "data", config)
+    assert not is_written(tmp_path / "data", SynthConfig(videos=7, frames_per_video=4))
     with pytest.raises(FileExistsAlreadyError, match="there is something in"):
-        write_dataset(tmp_path / "data", SynthConfig(videos=6, frames_per_video=4))
+        write_dataset(tmp_path / "data", config)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
