@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extractor.synth.dataset import SynthConfig, SynthSummary, write_dataset
+from extractor.synth.dataset import SynthConfig, SynthSummary, is_written, write_dataset
 from extractor.synth.listing import FILES
 from featurestore.annotations import build_frames, read_annotations, read_list
 from featurestore.errors import ConfigError, FileExistsAlreadyError
