@@ -219,7 +219,7 @@ def extract(
         raise ConfigError(
             f"--encoder {encoder} names one encoder twice in the store: {', '.join(in_store)}. Name each once."
         )
-    encoders = {stored: load_encoder(opened.find_encoder(name)) for stored, name in zip(in_store, names, strict=True)}
+    encoders = {_store_name(name): load_encoder(opened.find_encoder(name)) for name in names}
     if dry_run:
         _tell_plan(store, encoders, stored, json_=json_)
         return
@@ -316,15 +316,14 @@ def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: st
     from .console import print_json, stdout
 
     n_frames = len(store.frames)
+    missing = {name: n_frames - (store.rows_done(name) if name in store else 0) for name in encoders}
     if json_:
-        missing = {name: n_frames - (store.rows_done(name) if name in store else 0) for name in encoders}
         print_json({"n_frames": n_frames, "to_compute": missing})
         return
     for name, encoder in encoders.items():
-        done = store.rows_done(name) if name in store else 0
         size_mb = n_frames * encoder.dim * (2 if stored == "float16" else 4) / 1e6
         stdout.print(
-            f"{name}: {n_frames - done:,} of {n_frames:,} rows x {encoder.dim} to compute, {size_mb:,.1f} MB in all"
+            f"{name}: {missing[name]:,} of {n_frames:,} rows x {encoder.dim} to compute, {size_mb:,.1f} MB in all"
         )
 
 

@@ -11,6 +11,12 @@ from heads.targets import Targets
 from heads.windows import WindowIndex, window_index
 
 
+def labelled_mask(targets: Targets, tasks: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Which frames carry a label of at least one of the tasks, shape (n_frames,)."""
+    mask: NDArray[np.bool_] = np.logical_or.reduce([targets.labelled(task) for task in tasks])
+    return mask
+
+
 def labelled_clips(
     frames: FrameTable, targets: Targets, tasks: tuple[str, ...], *, split: str, length: int
 ) -> WindowIndex:
@@ -32,7 +38,7 @@ def labelled_clips(
     WindowIndex
         Rows of the table (n_clips, length), and which of them are no padding.
     """
-    labelled = np.logical_or.reduce([targets.labelled(task) for task in tasks])
+    labelled = labelled_mask(targets, tasks)
     chosen: list[NDArray[np.int64]] = []
     segments: list[tuple[int, int]] = []  # in the list of labelled rows
     n_rows = 0

@@ -27,10 +27,10 @@ from heads.targets import Targets, labels_digest
 from heads.tasks import in_task_order
 
 from .augment import Augmentation, augment_clips
-from .clips import labelled_clips
+from .clips import labelled_clips, labelled_mask
 from .encoder import Encoder, EncoderSpec, weights_digest
 from .images import DecodedFrames, FrameReader, choose_workers
-from .precision import choose_precision, choose_training_precision
+from .precision import choose_training_precision
 from .preprocess import assemble, normalise, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .validate import validation_score
@@ -154,13 +154,13 @@ def finetune(
     """
     tasks = in_task_order(config.tasks)
     target = resolve_device(device)
-    config = config.model_copy(update={"precision": choose_training_precision(config.precision, target)})
+    precision = choose_training_precision(config.precision, target)
+    config = config.model_copy(update={"precision": precision})
     start = (weights_digest(parent), parent.spec.model_dump_json(exclude={"origin"}))
     key = run_key(config, frames.fingerprint, labels_digest(frames), *start)
     done = workbench.finished(key, force=force)
     if done is not None:
         return TrainedEncoder(folder=workbench.folder, spec=done, was_there=True)
-    precision = choose_precision(config.precision, target)
     targets = Targets.from_frames(frames)
     clips = labelled_clips(frames, targets, tasks, split="train", length=config.clip)
     val_rows = labelled_rows(frames, targets, tasks, split="val")
@@ -230,7 +230,7 @@ def finetune(
 def labelled_rows(frames: FrameTable, targets: Targets, tasks: tuple[str, ...], *, split: str) -> NDArray[np.int64]:
     """Rows of a split that carry a label of at least one task."""
     rows = frames.rows(split)
-    return rows[np.logical_or.reduce([targets.labelled(task)[rows] for task in tasks])]
+    return rows[labelled_mask(targets, tasks)[rows]]
 
 
 def with_drop_path(parent: Encoder, rate: float) -> Encoder:

@@ -22,7 +22,7 @@ from .augment import Augmentation, augment_clips
 from .encoder import Encoder, EncoderSpec
 from .images import DecodedFrames, FrameReader, choose_workers
 from .mae import MaskedAutoencoder, initialise
-from .precision import choose_precision, choose_training_precision
+from .precision import choose_training_precision
 from .preprocess import normalise, resize, upload
 from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .workbench import TrainedEncoder, Workbench, run_key, versions
@@ -103,7 +103,8 @@ def pretrain(
     The finished encoder; at once if it was finished before.
     """
     target = resolve_device(device)
-    config = config.model_copy(update={"precision": choose_training_precision(config.precision, target)})
+    precision = choose_training_precision(config.precision, target)
+    config = config.model_copy(update={"precision": precision})
     key = run_key(config, frames.fingerprint, labels_digest(frames))
     done = workbench.finished(key, force=force)
     if done is not None:
@@ -152,7 +153,7 @@ def pretrain(
             seed=config.seed,
             checkpoint=Checkpoint(workbench.checkpoint_file, key, force=force),
             device=target,
-            precision=choose_precision(config.precision, target),
+            precision=precision,
             end_of_epoch=lambda _epoch, _progress: None,
             on_step=None if on_step is None else lambda step, loss: on_step(step, schedule.n_steps, loss),
         )
