@@ -16,7 +16,6 @@ from .options import (
     SeedOption,
     WorkersOption,
     WorkspaceOption,
-    names_in,
 )
 
 if TYPE_CHECKING:
@@ -203,13 +202,14 @@ def extract(
     from extractor.extract import ExtractConfig
     from extractor.extract import extract as run
     from featurestore.errors import ConfigError, unknown_name
+    from heads.tasks import parse_names
 
     from .console import print_json, progress_bar, say, tell_unreadable
     from .workspace import open_workspace
 
     if on_error not in ("mask", "stop"):
         raise unknown_name("way to meet unreadable frames", on_error, ("mask", "stop"))
-    names = names_in(encoder)
+    names = parse_names(encoder)
     if not names:
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
     opened = open_workspace(workspace)

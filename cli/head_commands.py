@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, SeedOption, WorkspaceOption, names_in
+from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, SeedOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from heads.fit import EpochReport
@@ -59,7 +59,7 @@ def fit_heads(
     from heads.fit import fit
     from heads.record import run_name
     from heads.run import Run, prepare_folder
-    from heads.tasks import parse_tasks, parse_weights
+    from heads.tasks import parse_names, parse_tasks, parse_weights
 
     from .console import print_json, progress_bar, stdout
     from .render import scores_table
@@ -67,7 +67,7 @@ def fit_heads(
 
     head = HeadConfig(
         encoder=encoder,
-        fuse=tuple(names_in(fuse)),
+        fuse=parse_names(fuse),
         joint=parse_tasks(joint),
         fusion=fusion,
         temporal=temporal,
@@ -240,8 +240,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         If one is not a number of at least 0.
     """
     from featurestore.errors import ConfigError
+    from heads.tasks import parse_names
 
-    names = names_in(text)
+    names = parse_names(text)
     if not names or not all(name.isdecimal() for name in names):
         raise ConfigError(f"Expected seeds such as 1,2,3, got {text!r}. Give whole numbers, separated by commas.")
     return tuple(int(name) for name in names)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and parsers of their values."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,3 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is ther
 DATA_PANEL = "Data"
 ENCODER_PANEL = "Encoders and embeddings"
 HEAD_PANEL = "Heads and scores"
-
-
-def names_in(text: str) -> list[str]:
-    """Split ``"au, v"`` into names; empty parts are dropped."""
-    return [part.strip() for part in text.split(",") if part.strip()]
