@@ -181,6 +181,10 @@ class Embedding:
             return np.empty((0, *self.row_shape), dtype=self.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def read_into(self, start: int, stop: int, out: FloatArray) -> None:
+        """Copy rows [start, stop) to `out`, shape (stop - start, *row_shape); errors as of `read`."""
+        out[...] = self.read(start, stop)
+
     def gather(self, rows: npt.NDArray[np.integer]) -> FloatArray:
         """The rows named by an integer array of any shape, shape (*rows.shape, *row_shape); a copy.
 
@@ -226,6 +230,14 @@ class Embedding:
     def verify(self) -> list[int]:
         """Chunks whose committed rows are not what was written, by hash; ascending."""
         return [chunk for chunk in range(self.layout.n_chunks) if not self.is_sound(chunk)]
+
+    def repair(self) -> list[int]:
+        """Take back the commits of the chunks that `verify` names, so that extraction computes them again; those."""
+        bad = self.verify()
+        for chunk in bad:
+            self.commits.remove(chunk)
+            self._views.pop(chunk, None)
+        return bad
 
     def forget(self, rows: npt.NDArray[np.integer]) -> None:
         """Take back the commits of the chunks that hold these rows, so that the next extraction computes them again."""

@@ -121,6 +121,11 @@ class FeatureStore:
         return cls(path)
 
     @property
+    def location(self) -> str:
+        """Where it is, for messages."""
+        return str(self.path)
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of the frames."""
         return self._root.frames
