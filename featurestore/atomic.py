@@ -20,13 +20,15 @@ _NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Replace a file by what the body writes to the yielded path, or leave it as it was.
 
     Parameters
     ----------
     path
         The file that will be there afterwards; its folder exists.
+    sync
+        Flush it to the disk. Without, a kill cannot take it back, but a power cut can.
 
     Yields
     ------
@@ -47,9 +49,11 @@ def replace_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
     try:
         yield partial
-        _flush_file(partial)
+        if sync:
+            flush_file(partial)
         os.replace(partial, path)  # noqa: PTH105 - named in tests, and by what every reader of this looks for
-        flush_folder(path.parent)
+        if sync:
+            flush_folder(path.parent)
     except AbawError:
         raise
     except Exception as error:
@@ -65,7 +69,8 @@ def replace_file(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def _flush_file(path: Path) -> None:
+def flush_file(path: Path) -> None:
+    """Flush a file's bytes to the disk."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 

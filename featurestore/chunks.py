@@ -1,21 +1,18 @@
-"""The chunk files of one encoder: read, mapped and written directly, without a codec.
+"""The chunks of one encoder: read, mapped and written directly, without a codec.
 
-A chunk file of an uncompressed Zarr array is the raw rows, so reading it is one `readinto` and a memory map of
+A chunk of an uncompressed Zarr array is the raw rows, so reading it is one `readinto` and a memory map of
 it is an array. Zarr writes the metadata and any Zarr reader opens the result; this is the short way to the
 same bytes.
 """
 
-import io
 import mmap
-import os
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
-from .atomic import replace_file
 from .errors import StoreError
 from .layout import ChunkLayout, EmbeddingDType, FloatArray
+from .storage.base import Storage
 
 
 def empty_pages(shape: tuple[int, ...], dtype: EmbeddingDType) -> FloatArray:
@@ -31,85 +28,76 @@ def empty_pages(shape: tuple[int, ...], dtype: EmbeddingDType) -> FloatArray:
 
 
 class ChunkFiles:
-    """The chunk files of one encoder.
+    """The chunks of one encoder.
 
     Parameters
     ----------
-    directory
+    storage
+        Where they are.
+    prefix
         The Zarr array `embedding`.
     layout
         Its shape and chunks.
     """
 
-    def __init__(self, directory: Path, layout: ChunkLayout) -> None:
-        self._directory = directory
+    def __init__(self, storage: Storage, prefix: str, layout: ChunkLayout) -> None:
+        self._storage = storage
+        self._prefix = prefix
         self._layout = layout
+        self._encoder = prefix.rpartition("/")[0]
 
-    def path(self, chunk: int) -> Path:
-        """The file of a chunk."""
-        return self._directory / self._layout.key(chunk)
+    def key(self, chunk: int) -> str:
+        """The key of a chunk."""
+        return f"{self._prefix}/{self._layout.key(chunk)}"
 
     def is_whole(self, chunk: int) -> bool:
-        """Whether the chunk's file is there and has the size it must have; its bytes are not looked at."""
-        try:
-            return self.path(chunk).stat().st_size == self._layout.chunk_bytes
-        except FileNotFoundError:
-            return False
+        """Whether the chunk is there and has the size it must have; its bytes are not looked at."""
+        return self._storage.size(self.key(chunk)) == self._layout.chunk_bytes
 
-    def read_into(self, chunk: int, out: FloatArray) -> None:
-        """Read a chunk's first ``len(out)`` rows into `out`, shape (n_rows, *row_shape), C-contiguous.
+    def whole(self) -> set[int]:
+        """Every chunk that is whole, looked up at once."""
+        sizes = self._storage.sizes(self._prefix)
+        wanted = self._layout.chunk_bytes
+        return {chunk for chunk in range(self._layout.n_chunks) if sizes.get(self.key(chunk)) == wanted}
+
+    def read_into(self, chunk: int, out: FloatArray, *, first: int = 0) -> None:
+        """Read a chunk's rows from `first` on into `out`, shape (n_rows, *row_shape), C-contiguous.
 
         Raises
         ------
         StoreError
-            If the file is missing or not of a chunk's size.
+            If the chunk is missing or shorter than that.
         """
         target = out.reshape(-1).view(np.uint8).data
-        n_read = 0
-        with self._open(chunk) as file:
-            while n_read < len(target):
-                step = file.readinto(target[n_read:])
-                if not step:
-                    raise self._damaged(chunk, n_read)
-                n_read += step
+        n_read = self._storage.read_into(self.key(chunk), target, first * self._layout.row_bytes)
+        if n_read != len(target):
+            raise self.damaged(chunk)
 
     def map(self, chunk: int) -> FloatArray:
-        """A chunk as a read-only memory map, shape (chunk_rows, *row_shape).
+        """A chunk without a copy where that is possible, read-only, shape (chunk_rows, *row_shape).
 
-        It stays valid, and shows the same rows, when the file is replaced or removed.
+        It stays valid, and shows the same rows, when the chunk is replaced or removed.
         """
-        with self._open(chunk) as file:
-            mapped = mmap.mmap(file.fileno(), self._layout.chunk_bytes, access=mmap.ACCESS_READ)
+        view = self._storage.view(self.key(chunk))
+        if view is None or len(view) != self._layout.chunk_bytes:
+            raise self.damaged(chunk)
         # Not np.memmap: slicing that subclass costs several times what slicing an ndarray does.
-        rows: FloatArray = np.frombuffer(mapped, dtype=self._layout.dtype)
+        rows: FloatArray = np.frombuffer(view, dtype=self._layout.dtype)
         return rows.reshape(self._layout.chunk_rows, *self._layout.row_shape)
 
     def write(self, chunk: int, rows: FloatArray) -> None:
-        """Replace a chunk's file by `rows`, shape (n_rows, *row_shape), then NaN; flushed to disk."""
+        """Replace a chunk by `rows`, shape (n_rows, *row_shape), then NaN; safe from a power cut."""
         n_tail = self._layout.chunk_rows - len(rows)
         tail: FloatArray = np.full((n_tail, *self._layout.row_shape), np.nan, dtype=self._layout.dtype)
-        path = self.path(chunk)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as partial, partial.open("wb") as file:
-            file.write(rows.reshape(-1).view(np.uint8).data)
-            file.write(tail.reshape(-1).view(np.uint8).data)
+        parts = [part.reshape(-1).view(np.uint8).data for part in (rows, tail) if len(part)]
+        self._storage.write(self.key(chunk), parts)
 
-    def _open(self, chunk: int) -> io.FileIO:
-        """A chunk's file, unbuffered, which saves a copy; its size is as it must be."""
-        try:
-            file = io.FileIO(f"{self._directory}/{self._layout.key(chunk)}")
-        except FileNotFoundError as error:
-            raise self._damaged(chunk, 0) from error
-        n_bytes = os.fstat(file.fileno()).st_size
-        if n_bytes != self._layout.chunk_bytes:
-            file.close()
-            raise self._damaged(chunk, n_bytes)
-        return file
-
-    def _damaged(self, chunk: int, n_bytes: int) -> StoreError:
-        name = self._directory.parent.name
+    def damaged(self, chunk: int, what: str = "") -> StoreError:
+        """The error for a committed chunk that is not what was written."""
+        size = self._storage.size(self.key(chunk))
+        found = what or ("it is not there" if size is None else f"it has {size} bytes")
         return StoreError(
-            f"Chunk {chunk} of encoder {name!r} is {self._layout.chunk_bytes} bytes, and is committed, but its "
-            f"file has {n_bytes} ({self.path(chunk)}). Run `abaw extract --encoder {name}` again, which computes "
-            f"it anew, or `abaw store rm {name}` to start over."
+            f"Chunk {chunk} of encoder {self._encoder!r} is {self._layout.chunk_bytes} bytes, and is committed, but "
+            f"{found} ({self._storage.where(self.key(chunk))}). Run `abaw store verify --encoder {self._encoder} "
+            f"--repair` and `abaw extract --encoder {self._encoder}`, which computes it anew."
         )

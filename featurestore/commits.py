@@ -2,23 +2,21 @@
 
 A record is two little-endian uint64: how many rows of the chunk are written, and the xxh3-64 of their bytes.
 The records are the chunks of the Zarr array `commits` of shape (n_chunks, 2), chunked (1, 2) and uncompressed,
-so each is a file of its own and workers that own whole chunks need no lock. No file, or zero rows: nothing
-is there. A record follows its chunk file to disk; since its hash covers the written rows only, which are a prefix
-of what any later version of the file holds, a kill between the two leaves the older record true.
+so each is an object of its own and workers that own whole chunks need no lock. No object, or zero rows: nothing
+is there. A record follows its chunk to disk; since its hash covers the written rows only, which are a prefix
+of what any later version of the chunk holds, a kill between the two leaves the older record true.
 """
 
-import os
 import struct
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .atomic import flush_folder, replace_file
 from .errors import StoreError
-from .layout import FloatArray
+from .layout import ChunkLayout, FloatArray
+from .storage.base import Storage
 
 _RECORD: Final = struct.Struct("<QQ")
 
@@ -43,53 +41,49 @@ class CommitLog:
 
     Parameters
     ----------
-    directory
+    storage
+        Where they are.
+    prefix
         The Zarr array `commits`.
-    n_chunks
-        Chunks of the embedding.
+    layout
+        Of the embedding.
     """
 
-    def __init__(self, directory: Path, n_chunks: int) -> None:
-        self._directory = directory
-        self._prefix = f"{directory}/c/"
-        self._n_chunks = n_chunks
+    def __init__(self, storage: Storage, prefix: str, layout: ChunkLayout) -> None:
+        self._storage = storage
+        self._prefix = prefix
+        self._layout = layout
 
-    def path(self, chunk: int) -> Path:
-        """The file of a chunk's record."""
-        return self._directory / "c" / str(chunk) / "0"
+    def key(self, chunk: int) -> str:
+        """The key of a chunk's record."""
+        return f"{self._prefix}/{self._layout.commit_key(chunk)}"
 
     def read(self, chunk: int) -> Commit:
         """A chunk's record; `NO_COMMIT` where there is none. A damaged one is a StoreError."""
-        try:
-            handle = os.open(f"{self._prefix}{chunk}/0", os.O_RDONLY)
-        except FileNotFoundError:
-            return NO_COMMIT
-        try:
-            raw = os.read(handle, _RECORD.size + 1)
-        finally:
-            os.close(handle)
-        if len(raw) != _RECORD.size:
-            raise StoreError(
-                f"A commit is {_RECORD.size} bytes, not {len(raw)} ({self.path(chunk)}). "
-                "Delete that file and extract again: only its chunk is computed anew."
-            )
-        return Commit(*_RECORD.unpack(raw))
+        key = self.key(chunk)
+        return self._parse(key, self._storage.read(key))
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Committed rows of every chunk, shape (n_chunks,)."""
-        counts = (self.read(chunk).n_rows for chunk in range(self._n_chunks))
-        return np.fromiter(counts, dtype=np.int64, count=self._n_chunks)
+        keys = [self.key(chunk) for chunk in range(self._layout.n_chunks)]
+        raw = self._storage.read_many(keys)
+        counts = (self._parse(key, each).n_rows for key, each in zip(keys, raw, strict=True))
+        return np.fromiter(counts, dtype=np.int64, count=len(keys))
 
     def write(self, chunk: int, commit: Commit) -> None:
-        """Put a record in place, flushed to disk."""
-        path = self.path(chunk)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as partial:
-            partial.write_bytes(_RECORD.pack(*commit))
+        """Put a record in place; a power cut may take it back until the storage has synced, a kill cannot."""
+        self._storage.write(self.key(chunk), [_RECORD.pack(*commit)], sync=False)
 
     def remove(self, chunk: int) -> None:
         """Take a record back, for good: its rows are not there any more."""
-        path = self.path(chunk)
-        if path.exists():
-            path.unlink()
-            flush_folder(path.parent)  # or a power cut could bring it back over rows that were written since
+        self._storage.remove(self.key(chunk))
+
+    def _parse(self, key: str, raw: bytes | None) -> Commit:
+        if not raw:
+            return NO_COMMIT  # an empty file is what some file systems make of one that a power cut interrupted
+        if len(raw) != _RECORD.size:
+            raise StoreError(
+                f"A commit is {_RECORD.size} bytes, not {len(raw)} ({self._storage.where(key)}). "
+                "Run `abaw store verify --repair`, and extract again: only its chunk is computed anew."
+            )
+        return Commit(*_RECORD.unpack(raw))

@@ -1,6 +1,7 @@
 """The embeddings of one encoder, read: whole, by rows, or gathered; never a row that was not committed.
 
-A whole array is read file by file into place. Rows are slices of memory-mapped chunks, which processes share.
+A whole array is read chunk by chunk into place. Rows are slices of mapped chunks, which processes share; of an
+object store whole chunks are fetched, many at a time, and looked at before they are used.
 A store may be read while it is written: a map is trimmed to the rows that were committed when it was made,
 and made again when more are asked for.
 """
@@ -8,7 +9,7 @@ and made again when more are asked for.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -21,8 +22,11 @@ from .failures import FailureLog
 from .layout import EmbeddingDType, FloatArray
 from .metadata import COMMITS, EMBEDDING, FAILURES, read_encoder
 from .provenance import Provenance
+from .storage.base import Storage
 
 _MAX_READERS: Final = 4  # reading is bound by memory long before
+_MAX_REQUESTS: Final = 16  # of an object store, side by side
+_MAX_FETCHED: Final = 64  # chunks of an object store that are kept in memory, about 256 MB
 _MIN_MEAN_RUN: Final = 4  # rows; shorter runs are gathered chunk by chunk, longer ones copied one by one
 
 
@@ -31,8 +35,12 @@ class Embedding:
 
     Parameters
     ----------
-    path
-        The encoder's group, ``<store>/<name>``.
+    storage
+        What the store is kept in.
+    name
+        Of the encoder.
+    n_frames
+        Rows of the store's frame table, of which the encoder may know fewer; None for as many as it knows.
 
     Raises
     ------
@@ -40,25 +48,30 @@ class Embedding:
         If the group is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        record = read_encoder(path)
-        self.path = path
-        self.name = path.name
-        self.layout = record.layout
+    def __init__(self, storage: Storage, name: str, n_frames: int | None = None) -> None:
+        record = read_encoder(storage, name)
+        self.storage = storage
+        self.name = name
+        self.record = record
+        self.layout = record.layout if n_frames is None else replace(record.layout, n_frames=n_frames)
         self.provenance: Provenance = record.provenance
-        self.frames_fingerprint = record.frames
-        self.commits = CommitLog(path / COMMITS, record.layout.n_chunks)
-        self.chunks = ChunkFiles(path / EMBEDDING, record.layout)
-        self.failure_log = FailureLog(path / FAILURES)
-        self._chunk_rows = record.layout.chunk_rows
+        self.commits = CommitLog(storage, f"{name}/{COMMITS}", self.layout)
+        self.chunks = ChunkFiles(storage, f"{name}/{EMBEDDING}", self.layout)
+        self.failure_log = FailureLog(storage, f"{name}/{FAILURES}")
+        self._chunk_rows = self.layout.chunk_rows
         self._views: dict[int, FloatArray] = {}  # chunk -> its committed rows, mapped
 
-    def __reduce__(self) -> tuple[Callable[[Path], "Embedding"], tuple[Path]]:
+    def __reduce__(self) -> "tuple[Callable[[Storage, str, int], Embedding], tuple[Storage, str, int]]":
         # Maps do not travel to another process; each opens its own, and the page cache is shared anyway.
-        return Embedding, (self.path,)
+        return Embedding, (self.storage, self.name, self.n_frames)
 
     def __repr__(self) -> str:
         return f"Embedding({self.name!r}, {self.n_frames} x {self.row_shape}, {self.dtype})"
+
+    @property
+    def frames_fingerprint(self) -> str:
+        """Fingerprint of the frames that it has room for."""
+        return self.record.frames.fingerprint
 
     @property
     def n_frames(self) -> int:
@@ -133,14 +146,14 @@ class Embedding:
         if n_done < self.n_frames:
             raise self._missing(f"{n_done} of {self.n_frames} rows are there")
         loaded = empty_pages((self.n_frames, *self.row_shape), self.dtype)
-
-        n_readers = min(_MAX_READERS, os.cpu_count() or 1)
+        is_remote = self.storage.is_remote
+        n_readers = _MAX_REQUESTS if is_remote else min(_MAX_READERS, os.cpu_count() or 1)
         stripes = np.array_split(np.arange(self.layout.n_chunks), n_readers)
 
         def read(stripe: npt.NDArray[np.int64]) -> None:
             for chunk in stripe.tolist():
                 start, stop = self.layout.span(chunk)
-                self.chunks.read_into(chunk, loaded[start:stop])
+                self._read_chunk(chunk, loaded[start:stop])
 
         # This thread reads the first stripe itself; waking one for every chunk would take a tenth of the time.
         with ThreadPoolExecutor(n_readers) as pool:
@@ -166,11 +179,7 @@ class Embedding:
         view = self._views.get(chunk)
         if view is not None and first <= last <= len(view):
             return view[first:last]
-        if not 0 <= start <= stop <= self.n_frames:
-            raise ShapeError(
-                f"Rows [start, stop) lie within the table's {self.n_frames} frames, not [{start}, {stop}) "
-                f"(encoder {self.name!r}). Check that the frames and the embeddings are of one store."
-            )
+        self._check_span(start, stop)
         parts: list[FloatArray] = []
         while start < stop:
             chunk, first = divmod(start, self._chunk_rows)
@@ -182,16 +191,52 @@ class Embedding:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_into(self, start: int, stop: int, out: FloatArray) -> None:
-        """Copy rows [start, stop) to `out`, shape (stop - start, *row_shape); errors as of `read`."""
-        out[...] = self.read(start, stop)
+        """Copy rows [start, stop) to `out` without mapping them: memory that is not ours does not grow.
 
-    def gather(self, rows: npt.NDArray[np.integer]) -> FloatArray:
-        """The rows named by an integer array of any shape, shape (*rows.shape, *row_shape); a copy.
+        Parameters
+        ----------
+        start, stop
+            Rows.
+        out : shape (stop - start, *row_shape), in the store's dtype, C-contiguous
 
         Raises
         ------
         ShapeError
-            If `rows` are not integers within the table.
+            If the rows are not within the table, or `out` does not fit them.
+        MissingEmbeddingsError
+            If one of them is not committed.
+        """
+        self._check_span(start, stop)
+        if out.shape != (stop - start, *self.row_shape) or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ShapeError(
+                f"Rows [{start}, {stop}) are copied to {self.dtype} of shape {(stop - start, *self.row_shape)}, in C "
+                f"order, not to {out.dtype} of {out.shape} (encoder {self.name!r}). Make such an array."
+            )
+        at = 0
+        while start < stop:
+            chunk, first = divmod(start, self._chunk_rows)
+            n_rows = min(self._chunk_rows - first, stop - start)
+            self._check_committed(chunk, first + n_rows)
+            if self.storage.is_remote:
+                out[at : at + n_rows] = self._view(chunk, first + n_rows)[first : first + n_rows]
+            else:
+                self.chunks.read_into(chunk, out[at : at + n_rows], first=first)
+            start, at = start + n_rows, at + n_rows
+
+    def gather(self, rows: npt.NDArray[np.integer], out: FloatArray | None = None) -> FloatArray:
+        """The rows named by an integer array of any shape, shape (*rows.shape, *row_shape); a copy.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, in any order and repeated or not.
+        out : shape (*rows.shape, *row_shape), in the store's dtype, C-contiguous
+            Where to put them, such as a part of a batch; None for new memory.
+
+        Raises
+        ------
+        ShapeError
+            If `rows` are not integers within the table, or `out` does not fit them.
         MissingEmbeddingsError
             If one of them is not committed.
         """
@@ -203,13 +248,21 @@ class Embedding:
                 f"Rows to gather are integers within [0, {self.n_frames}), not {flat.dtype} "
                 f"from {flat.min()} to {flat.max()} (encoder {self.name!r}). A mask becomes rows by np.flatnonzero."
             )
-        gathered: FloatArray = np.empty((flat.size, *self.row_shape), dtype=self.dtype)
+        shape = (*wanted.shape, *self.row_shape)
+        gathered: FloatArray = np.empty(shape, dtype=self.dtype) if out is None else out
+        if gathered.shape != shape or gathered.dtype != self.dtype or not gathered.flags.c_contiguous:
+            raise ShapeError(
+                f"These rows are gathered into {self.dtype} of shape {shape}, in C order, not into {gathered.dtype} of "
+                f"{gathered.shape} (encoder {self.name!r}). Make such an array, or leave it out."
+            )
         if flat.size:
-            self._gather_into(gathered, flat.astype(np.int64, copy=False))
-        return gathered.reshape(*wanted.shape, *self.row_shape)
+            self._gather_into(gathered.reshape(flat.size, *self.row_shape), flat.astype(np.int64, copy=False))
+        return gathered
 
     def _gather_into(self, out: FloatArray, rows: npt.NDArray[np.int64]) -> None:
         """Copy `rows`, shape (n_rows,) with at least one, to `out`, shape (n_rows, *row_shape)."""
+        if self.storage.is_remote:
+            self._fetch(np.unique(rows // self._chunk_rows))
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0]) != 1)  # of runs of consecutive rows; 0 is among them
         if len(starts) * _MIN_MEAN_RUN <= len(rows):
             stops = np.append(starts[1:], len(rows))
@@ -228,49 +281,118 @@ class Embedding:
         out[order] = ordered
 
     def verify(self) -> list[int]:
-        """Chunks whose committed rows are not what was written, by hash; ascending."""
+        """Chunks whose committed rows are not what was written, by hash, or whose record is damaged; ascending."""
         return [chunk for chunk in range(self.layout.n_chunks) if not self.is_sound(chunk)]
 
     def repair(self) -> list[int]:
         """Take back the commits of the chunks that `verify` names, so that extraction computes them again; those."""
         bad = self.verify()
         for chunk in bad:
-            self.commits.remove(chunk)
-            self._views.pop(chunk, None)
+            self._withdraw(chunk)
         return bad
 
     def forget(self, rows: npt.NDArray[np.integer]) -> None:
         """Take back the commits of the chunks that hold these rows, so that the next extraction computes them again."""
         for chunk in np.unique(rows // self.chunk_rows).tolist():
-            self.commits.remove(chunk)
+            self._withdraw(chunk)
 
     def is_sound(self, chunk: int) -> bool:
         """Whether a chunk's committed rows are what was written; True where nothing is committed."""
-        commit = self.commits.read(chunk)
-        if not commit.n_rows:
-            return True
         start, stop = self.layout.span(chunk)
-        if commit.n_rows > stop - start:
-            return False
         try:
-            return commit_of(self.chunks.map(chunk)[: commit.n_rows]) == commit
+            commit = self.commits.read(chunk)
+            if not commit.n_rows:
+                return True
+            if commit.n_rows > stop - start:
+                return False
+            rows = self.chunks.map(chunk)[: commit.n_rows]
+            reasons = self.failure_log.read(chunk)
+            return commit_of(rows) == commit and _failed_rows(rows, start) == {
+                row for row in reasons if row < start + commit.n_rows
+            }
         except StoreError:
             return False
+
+    def ends_sound(self, chunk: int, n_rows: int) -> bool:
+        """Whether the last of a chunk's `n_rows` committed rows is there; nothing else is looked at.
+
+        It is not where a kill hit one of two workers that wrote the same chunk: then the shorter version may stand
+        under the commit of the longer one, and ends in NaN.
+        """
+        last: FloatArray = np.empty((1, *self.row_shape), dtype=self.dtype)
+        self.chunks.read_into(chunk, last, first=n_rows - 1)
+        return self._is_there(chunk, n_rows, last[0])
+
+    def _is_there(self, chunk: int, n_rows: int, last: FloatArray) -> bool:
+        """Whether `last`, the last of a chunk's `n_rows` rows, holds an embedding, or failed."""
+        if not np.isnan(last.flat[0]):
+            return True
+        return self.layout.span(chunk)[0] + n_rows - 1 in self.failure_log.read(chunk)
+
+    def _withdraw(self, chunk: int) -> None:
+        self.commits.remove(chunk)
+        self._views.pop(chunk, None)
+
+    def _read_chunk(self, chunk: int, out: FloatArray) -> None:
+        """Read a committed chunk's rows into `out`; damage that is seen without much work is a StoreError."""
+        if not self.chunks.is_whole(chunk):
+            raise self.chunks.damaged(chunk)
+        self.chunks.read_into(chunk, out)
+        if self.storage.is_remote:
+            self._check_fetched(chunk, out)
+        elif not self._is_there(chunk, len(out), out[-1]):
+            raise self.chunks.damaged(chunk, "its last rows are missing")
 
     def _view(self, chunk: int, n_rows: int) -> FloatArray:
         """A chunk's committed rows, mapped; at least the first `n_rows` or an error."""
         view = self._views.get(chunk)
         if view is None or len(view) < n_rows:
-            n_there = self.commits.read(chunk).n_rows
-            start, _ = self.layout.span(chunk)
-            if n_there < n_rows:
-                raise self._missing(f"row {start + n_there} is not there")
+            n_there = self._check_committed(chunk, n_rows)
             view = self.chunks.map(chunk)[:n_there]
+            if self.storage.is_remote:
+                self._check_fetched(chunk, view)
+                for old in list(self._views)[: len(self._views) + 1 - _MAX_FETCHED]:
+                    self._views.pop(old, None)
+            elif not self._is_there(chunk, n_there, view[-1]):
+                raise self.chunks.damaged(chunk, "its last rows are missing")
             self._views[chunk] = view
         return view
 
+    def _fetch(self, chunks: npt.NDArray[np.int64]) -> None:
+        """Bring chunks of an object store here side by side, as far as they are to be kept."""
+        missing = [chunk for chunk in chunks.tolist() if chunk not in self._views][:_MAX_FETCHED]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
+                list(pool.map(lambda chunk: self._view(chunk, 1), missing))
+
+    def _check_fetched(self, chunk: int, rows: FloatArray) -> None:
+        """Hash what came over the network; it costs little beside that."""
+        commit = self.commits.read(chunk)
+        if commit.n_rows == len(rows) and commit_of(rows) != commit:
+            raise self.chunks.damaged(chunk, "it has other bytes than were written")
+
+    def _check_committed(self, chunk: int, n_rows: int) -> int:
+        """How many rows of a chunk are committed; fewer than `n_rows` is an error."""
+        n_there = self.commits.read(chunk).n_rows
+        if n_there < n_rows:
+            raise self._missing(f"row {self.layout.span(chunk)[0] + n_there} is not there")
+        return n_there
+
+    def _check_span(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_frames:
+            raise ShapeError(
+                f"Rows [start, stop) lie within the table's {self.n_frames} frames, not [{start}, {stop}) "
+                f"(encoder {self.name!r}). Check that the frames and the embeddings are of one store."
+            )
+
     def _missing(self, what: str) -> MissingEmbeddingsError:
         return MissingEmbeddingsError(
-            f"Embeddings of encoder {self.name!r} are not complete: {what} (store: {self.path.parent}). "
+            f"Embeddings of encoder {self.name!r} are not complete: {what} (store: {self.storage.location}). "
             f"Run `abaw extract --encoder {self.name}`, which goes on where it stopped."
         )
+
+
+def _failed_rows(rows: FloatArray, start: int) -> set[int]:
+    """Table rows among a chunk's `rows`, the first of which is `start`, that hold NaN."""
+    firsts = rows.reshape(len(rows), -1)[:, 0]  # a failed row is NaN throughout
+    return set((np.flatnonzero(np.isnan(firsts)) + start).tolist())

@@ -71,6 +71,10 @@ class StorageFullError(AbawError, OSError):
     """No space was left on the device; what was committed before is safe."""
 
 
+class NotWritableError(AbawError, PermissionError):
+    """A place that can be read and not written, or not accessed at all."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown `name`: it suggests the nearest known one and lists them, the nearest of very many.
 

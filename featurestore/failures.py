@@ -1,15 +1,14 @@
-"""Frames that could not be embedded, with the reason: one small JSON file a chunk, only where there are any.
+"""Frames that could not be embedded, with the reason: one small JSON object a chunk, only where there are any.
 
 They stand beside the chunk and go to disk before its commit, so a committed row that holds NaN always has its
-reason. A file may name rows past the commit (a kill came between the two): those count for nothing.
+reason. One may name rows past the commit (a kill came between the two): those count for nothing.
 """
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from .atomic import replace_file
 from .errors import StoreError
+from .storage.base import Storage
 
 
 class FailureLog:
@@ -17,46 +16,43 @@ class FailureLog:
 
     Parameters
     ----------
-    directory
-        The folder `failures` of the encoder's group; made when first needed.
+    storage
+        Where they are.
+    prefix
+        The folder `failures` of the encoder's group.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self._storage = storage
+        self._prefix = prefix
 
-    def path(self, chunk: int) -> Path:
-        """The file of a chunk's failures."""
-        return self._directory / f"{chunk}.json"
+    def key(self, chunk: int) -> str:
+        """The key of a chunk's failures."""
+        return f"{self._prefix}/{chunk}.json"
 
     def chunks(self) -> list[int]:
-        """Chunks that have a file, ascending."""
-        if not self._directory.is_dir():
-            return []
-        stems = [path.stem for path in self._directory.iterdir() if path.suffix == ".json"]
+        """Chunks that have some, ascending."""
+        stems = [name.removesuffix(".json") for name in self._storage.names(self._prefix) if name.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def read(self, chunk: int) -> dict[int, str]:
         """Table row -> reason, ascending; empty where no frame of the chunk failed."""
-        path = self.path(chunk)
-        try:
-            raw = json.loads(path.read_bytes())
-            return {int(row): str(reason) for row, reason in raw.items()}
-        except FileNotFoundError:
+        raw = self._storage.read(self.key(chunk))
+        if raw is None:
             return {}
+        try:
+            return {int(row): str(reason) for row, reason in json.loads(raw).items()}
         except (ValueError, AttributeError) as error:
             raise StoreError(
-                f"The failures of a chunk are a JSON object of row to reason; this file is not ({path}): {error}. "
-                "Delete the chunk's commit and extract again."
+                f"The failures of a chunk are a JSON object of row to reason; these are not "
+                f"({self._storage.where(self.key(chunk))}): {error}. "
+                "Run `abaw store verify --repair`, and extract again: only its chunk is computed anew."
             ) from error
 
     def write(self, chunk: int, failures: Mapping[int, str]) -> None:
-        """Replace a chunk's file, flushed to disk; without failures there is no file."""
-        path = self.path(chunk)
+        """Replace a chunk's failures; without any there is no object, also if an earlier attempt left one."""
         if not failures:
-            # Left by an earlier attempt at frames that can be read now.
-            path.unlink(missing_ok=True)
+            self._storage.remove(self.key(chunk))
             return
-        path.parent.mkdir(exist_ok=True)
         text = json.dumps({str(row): failures[row] for row in sorted(failures)}, indent=1, ensure_ascii=False)
-        with replace_file(path) as partial:
-            partial.write_text(text, encoding="utf-8", newline="\n")
+        self._storage.write(self.key(chunk), [text.encode()])

@@ -1,7 +1,8 @@
 """The frame table: one row for every frame of every video, in the one order that all else counts in.
 
-Rows are sorted by (video, frame) and unique, so a window of a video is a slice, and embeddings are a matrix with
-the same rows. Labels are null where a frame has none; the annotation files' sentinels went no further than
+Every video is one run of rows, its frames ascending and unique, so a window of a video is a slice, and embeddings are
+a matrix with the same rows. A new table has its videos sorted; videos that come later are appended, and no row's number
+ever changes. Labels are null where a frame has none; the annotation files' sentinels went no further than
 `featurestore.annotations`. The fingerprint covers which frames there are and where their images lie, not the
 labels: correcting a label does not make embeddings of the same pixels stale.
 """
@@ -17,7 +18,7 @@ import polars as pl
 import xxhash
 
 from .atomic import replace_file
-from .errors import MissingFileError, ShapeError, StoreError, unknown_name
+from .errors import FrameMismatchError, MissingFileError, ShapeError, StoreError, unknown_name
 from .labels import AU_COLUMNS, EXPRESSIONS, SPLITS
 
 FRAME_SCHEMA: Final = pl.Schema(
@@ -40,7 +41,7 @@ _KEY_COLUMNS: Final = ("video", "frame", "path", "split")
 
 
 class FrameTable:
-    """Every frame of every video with its labels, sorted by (video, frame).
+    """Every frame of every video with its labels, video by video, frames ascending.
 
     Parameters
     ----------
@@ -74,7 +75,45 @@ class FrameTable:
     @cached_property
     def fingerprint(self) -> str:
         """The xxh3-128, in hexadecimal, of video, frame and path of every row, in row order."""
-        return _digest(self._data.select("video", "path", "frame"))
+        return self.fingerprint_of(len(self))
+
+    def fingerprint_of(self, n_rows: int) -> str:
+        """The fingerprint of the table's first rows alone: what it was before others were appended."""
+        return _digest(self._data.select("video", "path", "frame").head(n_rows))
+
+    def head(self, n_rows: int) -> "FrameTable":
+        """The table's first rows."""
+        return FrameTable(self._data.head(n_rows))
+
+    def continued_by(self, newer: "FrameTable") -> "FrameTable":
+        """`newer` in this table's order: this one's rows first, then the videos that only `newer` has.
+
+        Parameters
+        ----------
+        newer
+            A table of the same frames, with other labels perhaps, and of further videos.
+
+        Raises
+        ------
+        FrameMismatchError
+            If it lacks a frame, has another path for one, or further frames of a video that is here.
+        """
+        keys = ["video", "frame", "path"]
+        known = self._data.select(keys).with_row_index("row")
+        rows = newer.data.join(known, on=keys, how="left", maintain_order="left")
+        n_gone = len(self) - rows["row"].count()
+        videos = self._data["video"].unique()
+        inserted = rows.filter(pl.col("row").is_null() & pl.col("video").is_in(videos.implode()))
+        if n_gone or inserted.height:
+            gone = known.join(newer.data.select(keys), on=keys, how="anti", maintain_order="left")
+            shown = [f"{video}/{frame}" for video, frame in pl.concat([gone[keys], inserted[keys]])[:5, :2].iter_rows()]
+            raise FrameMismatchError(
+                f"A frame table keeps its {len(self):,} rows, and grows by whole videos; of these frames "
+                f"{n_gone:,} are missing or have another path, {inserted.height:,} are further frames of its videos "
+                f"(for example {', '.join(shown)}). Make a store in another folder for these frames."
+            )
+        appended = rows.filter(pl.col("row").is_null())
+        return FrameTable(pl.concat([rows.drop_nulls("row").sort("row"), appended]).drop("row"))
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split, ascending.
@@ -128,10 +167,14 @@ class FrameTable:
         StorageFullError
             If there was no space for it.
         """
+        with replace_file(path) as partial:
+            partial.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The table as Parquet, with a digest of it."""
         buffer = io.BytesIO()
         self._data.write_parquet(buffer, metadata={_DIGEST: _digest(self._data)})
-        with replace_file(path) as partial:
-            partial.write_bytes(buffer.getvalue())
+        return buffer.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> "FrameTable":
@@ -147,7 +190,11 @@ class FrameTable:
         if not path.is_file():
             raise MissingFileError(f"A frame table is a Parquet file; {path} is not there. Run `abaw frames` first.")
         # Not by its name, in which polars would expand [ and *.
-        raw = path.read_bytes()
+        return cls.from_bytes(path.read_bytes(), where=str(path))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, *, where: str) -> "FrameTable":
+        """A table from what `to_bytes` gave; `where` it was, for the error, a StoreError if it is damaged."""
         try:
             table = cls(pl.read_parquet(io.BytesIO(raw)))
             recorded = pl.read_parquet_metadata(io.BytesIO(raw)).get(_DIGEST)
@@ -158,7 +205,7 @@ class FrameTable:
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ShapeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise StoreError(
-                f"A frame table was expected, but the file cannot be read as one: {reason} (file: {path}). "
+                f"A frame table was expected, but the file cannot be read as one: {reason} (file: {where}). "
                 "Run `abaw frames` again, which writes it anew from the annotation files."
             ) from error
 
@@ -208,14 +255,18 @@ def _check_schema(data: pl.DataFrame) -> None:
 
 def _check_order(data: pl.DataFrame) -> None:
     video, frame = pl.col("video"), pl.col("frame")
-    after = (video > video.shift(1)) | ((video == video.shift(1)) & (frame > frame.shift(1)))
-    wrong = data.select((~after).fill_null(value=False).arg_true().alias("row"))["row"]
-    if not len(wrong):
+    same = video == video.shift(1)
+    within = data.select((same & (frame <= frame.shift(1))).fill_null(value=False).arg_true().alias("row"))["row"]
+    # A video begins once: where it does so a second time, its rows are in two places.
+    begins = data.lazy().with_row_index("row").filter((~same).fill_null(value=True)).select("row", "video").collect()
+    again = begins.filter(~pl.col("video").is_first_distinct())["row"]
+    wrong = sorted([*within.head(1), *again.head(1)])
+    if not wrong:
         return
     row = int(wrong[0])
     first, second = (data.row(number, named=True) for number in (row - 1, row))
     raise ShapeError(
-        "A frame table is sorted by (video, frame), each once; "
+        "A frame table has each video in one place, its frames ascending, each once; "
         f"({second['video']!r}, {second['frame']}) came after ({first['video']!r}, {first['frame']}) (row {row}). "
         "Drop the duplicates and sort."
     )

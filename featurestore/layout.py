@@ -56,6 +56,7 @@ class ChunkLayout:
     dtype: EmbeddingDType  # little-endian float16 or float32
     chunk_rows: int
     batch_rows: int  # embeddings are computed in batches [i * batch_rows, (i + 1) * batch_rows)
+    separator: str = "."  # between the parts of a chunk's key; "/" would make a folder a chunk
 
     def __post_init__(self) -> None:
         if not self.row_shape or min(self.row_shape) < 1:
@@ -96,4 +97,8 @@ class ChunkLayout:
 
     def key(self, chunk: int) -> str:
         """The chunk's key in the array, in Zarr v3's default encoding."""
-        return f"c/{chunk}" + "/0" * len(self.row_shape)
+        return self.separator.join(["c", str(chunk), *("0" for _ in self.row_shape)])
+
+    def commit_key(self, chunk: int) -> str:
+        """The key of the chunk's record in the array of commits."""
+        return self.separator.join(["c", str(chunk), "0"])

@@ -1,25 +1,22 @@
-"""The zarr.json files of a store: made by zarr-python, read as the JSON that they are.
+"""The zarr.json objects of a store: made by zarr-python, read as the JSON that they are.
 
 Reading them needs no Zarr library (its import costs more than listing a store), but every value that the direct
-reading of chunk files relies on is checked: an array that some other tool rewrote with a codec is refused.
+reading of chunks relies on is checked: an array that some other tool rewrote with a codec is refused.
 abaw's own facts stand under the attribute "abaw" of the root and of every encoder's group.
 """
 
 import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
 from .errors import ConfigError, StoreError
 from .layout import ChunkLayout, storage_dtype
 from .provenance import Provenance
+from .storage.base import Storage
 
 if TYPE_CHECKING:
     from zarr.core.common import JSON
@@ -36,14 +33,21 @@ _ATTRIBUTE: Final = "abaw"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 _RESERVED: Final = (ZARR_JSON, FRAMES_FILE)
 _PLAIN_CODECS: Final = [{"name": "bytes", "configuration": {"endian": "little"}}]
-_PLAIN_KEYS: Final = {"name": "default", "configuration": {"separator": "/"}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FramesRecord:
+    """Which frames: how many, and their fingerprint."""
+
+    n_frames: int
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderRecord:
     """What an encoder's group says about itself."""
 
-    frames: str  # fingerprint of the frames
+    frames: FramesRecord  # that it has room for
     provenance: Provenance
     layout: ChunkLayout
 
@@ -52,8 +56,8 @@ class EncoderRecord:
 class RootRecord:
     """What a store's root says about itself."""
 
-    frames: str  # fingerprint of the frames
-    n_frames: int
+    frames: FramesRecord
+    earlier: Sequence[FramesRecord] = ()  # what it held before videos were appended, the oldest first
     sources: Mapping[str, str]  # name -> digest of the files that the frames were made from
 
 
@@ -66,53 +70,92 @@ def check_encoder_name(name: str) -> None:
         )
 
 
-def is_encoder(store: Path, name: str) -> bool:
+def is_encoder(storage: Storage, name: str) -> bool:
     """Whether `name` is an encoder's group of a store; what lies outside the store never is."""
-    return _NAME.fullmatch(name) is not None and (store / name / EMBEDDING / ZARR_JSON).is_file()
+    return (
+        _NAME.fullmatch(name) is not None
+        and storage.size(f"{name}/{ZARR_JSON}") is not None
+        and storage.size(f"{name}/{EMBEDDING}/{ZARR_JSON}") is not None
+    )
 
 
-def write_root(store: Path, root: RootRecord) -> None:
+def write_root(storage: Storage, root: RootRecord) -> None:
     """Make the store's root group, or replace what it says."""
-    import zarr  # half a second, needed only where something is made
-
     sources: dict[str, JSON] = dict(root.sources)
     facts: dict[str, JSON] = {
         "format": FORMAT,
-        "frames": root.frames,
-        "n_frames": root.n_frames,
+        "frames": root.frames.fingerprint,
+        "n_frames": root.frames.n_frames,
         "sources": sources,
     }
-    if (store / ZARR_JSON).is_file():
-        zarr.open_group(store, mode="r+", zarr_format=3).attrs[_ATTRIBUTE] = facts
-    else:
-        zarr.create_group(store, attributes={_ATTRIBUTE: facts}, zarr_format=3)
+    if root.earlier:
+        facts["earlier"] = [{"frames": each.fingerprint, "n_frames": each.n_frames} for each in root.earlier]
+    storage.write(ZARR_JSON, [_group_files(facts)[ZARR_JSON]])
 
 
-def read_root(store: Path) -> RootRecord:
+def read_root(storage: Storage) -> RootRecord:
     """What the store's root says; StoreError if it is not a store, or of a newer format."""
-    facts = _facts(store)
-    frames, n_frames, sources = facts.get("frames"), facts.get("n_frames"), facts.get("sources")
-    if not isinstance(frames, str) or not isinstance(n_frames, int) or not isinstance(sources, dict):
-        raise _damaged(store / ZARR_JSON, "the fingerprint and number of its frames, and their sources")
-    return RootRecord(frames=frames, n_frames=n_frames, sources={str(k): str(v) for k, v in sources.items()})
+    facts = _facts(storage, ZARR_JSON)
+    frames, sources, earlier = _frames_of(facts), facts.get("sources"), facts.get("earlier", [])
+    before = [_frames_of(each) for each in earlier] if isinstance(earlier, list) else [None]
+    known = [each for each in before if each is not None]
+    if frames is None or not isinstance(sources, dict) or len(known) < len(before):
+        raise _damaged(storage.where(ZARR_JSON), "the fingerprint and number of its frames, and their sources")
+    return RootRecord(frames=frames, earlier=tuple(known), sources={str(k): str(v) for k, v in sources.items()})
 
 
-def create_encoder(group: Path, record: EncoderRecord) -> None:
+def create_encoder(storage: Storage, name: str, record: EncoderRecord) -> None:
     """Make an encoder's group, all of it or nothing; one that another worker made meanwhile is left as it is."""
-    import zarr
-    from zarr.codecs import BytesCodec
+    storage.create(name, _encoder_files(record))
 
+
+def grow_encoder(storage: Storage, name: str, record: EncoderRecord) -> None:
+    """Give an encoder's group room for more frames; workers that do so at once write the same."""
+    files = _encoder_files(record)
+    # The group's own comes last: as long as it names the old frames, the arrays count as being that long.
+    for key in sorted(files, key=lambda key: key == ZARR_JSON):
+        storage.write(f"{name}/{key}", [files[key]])
+
+
+def read_encoder(storage: Storage, name: str) -> EncoderRecord:
+    """What an encoder's group says; StoreError if it is damaged or was rewritten by another tool."""
+    key = f"{name}/{ZARR_JSON}"
+    facts = _facts(storage, key)
+    frames, provenance, batch_rows = facts.get("frames"), facts.get("provenance"), facts.get("batch_rows")
+    if not isinstance(frames, str) or not isinstance(provenance, dict) or not isinstance(batch_rows, int):
+        raise _damaged(storage.where(key), "the encoder's frames, provenance and batch_rows")
+    array_key = f"{name}/{EMBEDDING}/{ZARR_JSON}"
+    n_frames = facts.get("n_frames")
+    layout = _read_layout(storage, array_key, batch_rows, n_frames if isinstance(n_frames, int) else None)
+    return EncoderRecord(
+        frames=FramesRecord(n_frames=layout.n_frames, fingerprint=frames),
+        provenance=Provenance.from_dict(provenance),
+        layout=layout,
+    )
+
+
+def _encoder_files(record: EncoderRecord) -> dict[str, bytes]:
     layout = record.layout
-    facts = {
+    facts: dict[str, JSON] = {
         "format": FORMAT,
-        "frames": record.frames,
-        "provenance": record.provenance.to_dict(),
+        "frames": record.frames.fingerprint,
+        "n_frames": record.frames.n_frames,
+        "provenance": cast("JSON", record.provenance.to_dict()),
         "batch_rows": layout.batch_rows,
     }
-    made = group.with_name(f".{group.name}.{uuid.uuid4().hex}.new")
-    try:
-        zarr_group = zarr.create_group(made, attributes={_ATTRIBUTE: facts}, zarr_format=3)
-        zarr_group.create_array(
+    return _group_files(facts, layout)
+
+
+def _group_files(facts: "dict[str, JSON]", layout: ChunkLayout | None = None) -> dict[str, bytes]:
+    """Key -> bytes of a group's metadata, as zarr-python writes it; with the two arrays of a layout."""
+    import zarr  # half a second, needed only where something is made
+    from zarr.codecs import BytesCodec
+    from zarr.core.buffer import Buffer
+
+    made: dict[str, Buffer] = {}
+    group = zarr.create_group(zarr.storage.MemoryStore(made), attributes={_ATTRIBUTE: facts}, zarr_format=3)
+    if layout is not None:
+        group.create_array(
             EMBEDDING,
             shape=(layout.n_frames, *layout.row_shape),
             chunks=(layout.chunk_rows, *layout.row_shape),
@@ -121,8 +164,9 @@ def create_encoder(group: Path, record: EncoderRecord) -> None:
             filters=None,
             compressors=None,
             serializer=BytesCodec(endian="little"),
+            chunk_key_encoding={"name": "default", "separator": layout.separator},
         )
-        zarr_group.create_array(
+        group.create_array(
             COMMITS,
             shape=(layout.n_chunks, 2),
             chunks=(1, 2),
@@ -131,43 +175,39 @@ def create_encoder(group: Path, record: EncoderRecord) -> None:
             filters=None,
             compressors=None,
             serializer=BytesCodec(endian="little"),
+            chunk_key_encoding={"name": "default", "separator": layout.separator},
         )
-        try:
-            os.rename(made, group)  # noqa: PTH104 - Path.rename hides which of the two paths was in the way
-        except OSError:
-            if not is_encoder(group.parent, group.name):
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    return {key: buffer.to_bytes() for key, buffer in made.items()}
 
 
-def read_encoder(group: Path) -> EncoderRecord:
-    """What an encoder's group says; StoreError if it is damaged or was rewritten by another tool."""
-    facts = _facts(group)
-    frames, provenance, batch_rows = facts.get("frames"), facts.get("provenance"), facts.get("batch_rows")
-    if not isinstance(frames, str) or not isinstance(provenance, dict) or not isinstance(batch_rows, int):
-        raise _damaged(group / ZARR_JSON, "the encoder's frames, provenance and batch_rows")
-    layout = _read_layout(group / EMBEDDING / ZARR_JSON, batch_rows)
-    return EncoderRecord(frames=frames, provenance=Provenance.from_dict(provenance), layout=layout)
-
-
-def _read_layout(path: Path, batch_rows: int) -> ChunkLayout:
-    array = _read_json(path)
+def _read_layout(storage: Storage, key: str, batch_rows: int, n_frames: int | None) -> ChunkLayout:
+    array = _read_json(storage, key)
     shape, dtype = array.get("shape"), array.get("data_type")
     chunks = _within(array, "chunk_grid", "configuration", "chunk_shape")
-    is_plain = array.get("codecs") == _PLAIN_CODECS and array.get("chunk_key_encoding") == _PLAIN_KEYS
+    separator = _within(array, "chunk_key_encoding", "configuration", "separator")
+    is_plain = array.get("codecs") == _PLAIN_CODECS and _within(array, "chunk_key_encoding", "name") == "default"
     wanted = "an uncompressed little-endian float16 or float32 Zarr v3 array in chunks of whole rows"
     if not isinstance(shape, list) or not isinstance(chunks, list) or chunks[1:] != shape[1:]:
-        raise _damaged(path, wanted)
+        raise _damaged(storage.where(key), wanted)
     if not is_plain or not isinstance(dtype, str) or dtype not in ("float16", "float32"):
-        raise _damaged(path, wanted)
+        raise _damaged(storage.where(key), wanted)
+    if separator not in ("/", ".") or (n_frames is not None and n_frames > shape[0]):
+        raise _damaged(storage.where(key), f"{wanted}, as long as its group says")
     return ChunkLayout(
-        n_frames=shape[0],
+        n_frames=shape[0] if n_frames is None else n_frames,
         row_shape=tuple(shape[1:]),
         dtype=storage_dtype(dtype),
         chunk_rows=chunks[0],
         batch_rows=batch_rows,
+        separator=str(separator),
     )
+
+
+def _frames_of(facts: object) -> FramesRecord | None:
+    n_frames, fingerprint = _within(facts, "n_frames"), _within(facts, "frames")
+    if not isinstance(n_frames, int) or not isinstance(fingerprint, str):
+        return None
+    return FramesRecord(n_frames=n_frames, fingerprint=fingerprint)
 
 
 def _within(value: object, *keys: str) -> object:
@@ -177,38 +217,42 @@ def _within(value: object, *keys: str) -> object:
     return value
 
 
-def _facts(group: Path) -> dict[str, object]:
-    path = group / ZARR_JSON
-    metadata = _read_json(path)
+def _facts(storage: Storage, key: str) -> dict[str, object]:
+    metadata = _read_json(storage, key)
     attributes = metadata.get("attributes")
     facts = attributes.get(_ATTRIBUTE) if isinstance(attributes, dict) else None
     version = facts.get("format") if isinstance(facts, dict) else None
     if not isinstance(facts, dict) or not isinstance(version, int):
         raise StoreError(
             f"A feature store's zarr.json has the attribute {_ATTRIBUTE!r} with a format version; this one has not "
-            f"({path}). Give the folder that `abaw frames` made."
+            f"({storage.where(key)}). Give the folder that `abaw frames` made."
         )
     if version > FORMAT:
         raise StoreError(
-            f"This abaw reads feature stores up to format {FORMAT}; this one is format {version} ({path}). Update abaw."
+            f"This abaw reads feature stores up to format {FORMAT}; this one is format {version} "
+            f"({storage.where(key)}). Update abaw."
         )
     return facts
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_json(storage: Storage, key: str) -> dict[str, object]:
+    raw = storage.read(key)
+    if raw is None:
+        raise StoreError(
+            f"A Zarr v3 group or array has a zarr.json; there is none ({storage.where(key)}). "
+            "Restore it, or remove the encoder and extract it again."
+        )
     try:
-        metadata = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"A Zarr v3 group or array has a zarr.json; there is none ({path}).") from error
+        metadata = json.loads(raw)
     except ValueError as error:
-        raise _damaged(path, "JSON") from error
+        raise _damaged(storage.where(key), "JSON") from error
     if not isinstance(metadata, dict):
-        raise _damaged(path, "a JSON object")
+        raise _damaged(storage.where(key), "a JSON object")
     return metadata
 
 
-def _damaged(path: Path, wanted: str) -> StoreError:
+def _damaged(where: str, wanted: str) -> StoreError:
     return StoreError(
-        f"This file of a feature store should hold {wanted}, and does not ({path}). "
+        f"This file of a feature store should hold {wanted}, and does not ({where}). "
         "It was damaged or written by another tool: restore it, or remove the encoder and extract it again."
     )

@@ -1,38 +1,32 @@
 """The chunk that is being written: its rows so far, and how they reach the disk.
 
-Order of writing: the chunk's file, its failures, its commit; each flushed and renamed into place before the next.
-A kill between any two leaves the last commit true (see commits.py).
+Order of writing: the chunk, its failures, its commit; the first two safe from a power cut before the next begins.
+A kill between any two leaves the last commit true (see commits.py). Two workers that were given the same chunk write
+the same rows; the one with fewer leaves what the other has committed.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from .commits import NO_COMMIT, commit_of
 from .embedding import Embedding
 from .layout import FloatArray
+from .precision import store_rows
 
 
-def sound_rows(embedding: Embedding, chunk: int) -> int:
-    """Rows of a chunk that need not be computed again.
+def sound_rows(embedding: Embedding, chunk: int, n_committed: int) -> int:
+    """Rows of a chunk that need not be computed again, if the chunk is whole.
 
-    A partly written chunk is hashed, since it will be continued. Of a finished one only the file's size is looked
-    at: hashing a whole store is `verify`'s work.
+    A partly written chunk is hashed, since it will be continued. Of a finished one only the last row is looked at:
+    hashing a whole store is `verify`'s work.
     """
     start, stop = embedding.layout.span(chunk)
-    n_rows = embedding.commits.read(chunk).n_rows
-    if not n_rows or not embedding.chunks.is_whole(chunk):
+    if not n_committed:
         return 0
-    if n_rows == stop - start:
-        return n_rows
-    return n_rows if embedding.is_sound(chunk) else 0
-
-
-def _remove_partials(path: Path) -> None:
-    """Remove what killed runs left of replacing a file; its chunk is ours, so nobody is writing it now."""
-    for partial in path.parent.glob(f".*.{path.name}"):
-        partial.unlink(missing_ok=True)
+    is_sound = embedding.ends_sound(chunk, n_committed) if n_committed == stop - start else embedding.is_sound(chunk)
+    return n_committed if is_sound else 0
 
 
 class OpenChunk:
@@ -47,26 +41,28 @@ class OpenChunk:
         the chunk starts over.
     now_s
         The time it was opened, on the writer's clock.
+    buffer : shape (chunk_rows, *row_shape)
+        Memory to use, of a chunk that is done; None for new.
     """
 
-    def __init__(self, embedding: Embedding, chunk: int, now_s: float) -> None:
+    def __init__(self, embedding: Embedding, chunk: int, now_s: float, buffer: FloatArray | None = None) -> None:
         self.chunk = chunk
         self.start, self.stop = embedding.layout.span(chunk)
         self.committed_at_s = now_s
         self._embedding = embedding
-        shape = (self.stop - self.start, *embedding.row_shape)
-        self._rows: FloatArray = np.empty(shape, dtype=embedding.dtype)
+        shape = (embedding.chunk_rows, *embedding.row_shape)
+        self.buffer: FloatArray = np.empty(shape, dtype=embedding.dtype) if buffer is None else buffer
         self._failures: dict[int, str] = {}
-        for log in (embedding.chunks, embedding.failure_log, embedding.commits):
-            _remove_partials(log.path(chunk))
-        self.n_committed = sound_rows(embedding, chunk)
+        committed = embedding.commits.read(chunk)
+        is_whole = embedding.chunks.is_whole(chunk)
+        self.n_committed = sound_rows(embedding, chunk, committed.n_rows) if is_whole else 0
         if self.n_committed:
-            embedding.chunks.read_into(chunk, self._rows[: self.n_committed])
+            embedding.chunks.read_into(chunk, self.buffer[: self.n_committed])
             reasons = embedding.failure_log.read(chunk)
             self._failures = {row: why for row, why in reasons.items() if row < self.start + self.n_committed}
-        elif embedding.commits.read(chunk) != NO_COMMIT:
+        elif committed != NO_COMMIT:
             embedding.commits.remove(chunk)
-        self._n_rows = self.n_committed
+        self._n_rows = first_row(embedding, chunk, self.n_committed) - self.start
 
     @property
     def next_row(self) -> int:
@@ -83,21 +79,42 @@ class OpenChunk:
         """Rows after the last whole batch, which a commit leaves out."""
         return 0 if self.is_full else self._n_rows % self._embedding.batch_rows
 
-    def append(self, rows: FloatArray, failures: Mapping[int, str]) -> None:
-        """Take the next rows, checked and in the store's dtype; they must fit."""
-        self._rows[self._n_rows : self._n_rows + len(rows)] = rows
-        self._failures.update(failures)
-        self._n_rows += len(rows)
+    def append(self, rows: npt.NDArray[np.floating], failures: Mapping[int, str]) -> None:
+        """Take the next rows, which must fit; of rows that are committed the committed values stay."""
+        first, upto = self._n_rows, self._n_rows + len(rows)
+        n_kept = min(max(self.n_committed - first, 0), len(rows))
+        fresh = self.start + first + n_kept
+        failed: Collection[int] = [row for row in failures if row >= fresh]
+        store_rows(
+            rows[n_kept:], self.buffer[first + n_kept : upto], start=fresh, failed=failed, encoder=self._embedding.name
+        )
+        self._failures.update((row, failures[row]) for row in failed)
+        self._n_rows = upto
 
     def commit(self, now_s: float) -> None:
         """Bring all whole batches to disk; nothing happens if they are there already."""
         n_rows = self._n_rows - self.n_unaligned
         self.committed_at_s = now_s
-        if n_rows == self.n_committed:
+        if n_rows <= self.n_committed:
             return
-        rows = self._rows[:n_rows]
-        failures = {row: why for row, why in self._failures.items() if row < self.start + n_rows}
-        self._embedding.chunks.write(self.chunk, rows)
-        self._embedding.failure_log.write(self.chunk, failures)
-        self._embedding.commits.write(self.chunk, commit_of(rows))
+        embedding = self._embedding
+        there = embedding.commits.read(self.chunk)
+        if there.n_rows < n_rows or not embedding.chunks.is_whole(self.chunk):
+            rows = self.buffer[:n_rows]
+            embedding.chunks.write(self.chunk, rows)
+            failures = {row: why for row, why in self._failures.items() if row < self.start + n_rows}
+            embedding.failure_log.write(self.chunk, failures)
+            embedding.commits.write(self.chunk, commit_of(rows))
         self.n_committed = n_rows
+
+
+def first_row(embedding: Embedding, chunk: int, n_sound: int) -> int:
+    """The table row with which a chunk goes on that has `n_sound` rows: the first of a batch, or its end.
+
+    Rows within a batch are there only where the table ended and has grown since. Their batch is computed once more, and
+    their committed values stay.
+    """
+    start, stop = embedding.layout.span(chunk)
+    if n_sound == stop - start:
+        return stop
+    return start + n_sound - n_sound % embedding.batch_rows

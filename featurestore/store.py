@@ -1,14 +1,14 @@
 """A feature store: the frame table, and the embeddings of any number of encoders over it.
 
-On disk it is a plain Zarr v3 group (docs/format.md); this is the way in. What a store holds never mixes: every
-encoder's group names the frames and the provenance that it was made from, and anything else is refused.
+It is a plain Zarr v3 group (docs/format.md), in a folder, in memory, in a ZIP file or in an object store; this is
+the way in. What a store holds never mixes: every encoder's group names the frames and the provenance that it was
+made from, and anything else is refused.
 """
 
-import os
-import shutil
+import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,79 +31,102 @@ from .metadata import (
     FRAMES_FILE,
     ZARR_JSON,
     EncoderRecord,
+    FramesRecord,
     RootRecord,
     check_encoder_name,
     create_encoder,
+    grow_encoder,
     is_encoder,
     read_root,
     write_root,
 )
 from .provenance import Provenance
+from .storage.base import Storage
+from .storage.local import LocalStorage
+from .storage.opening import Location, open_storage
 from .writer import COMMIT_EVERY_S, EmbeddingWriter
 
 
 class FeatureStore:
-    """A feature store on disk; made by `create`, found by `open`.
+    """A feature store; made by `create`, found by `open`.
 
     Parameters
     ----------
-    path
-        Its folder.
+    storage
+        What it is kept in.
 
     Raises
     ------
     StoreError
-        If the folder is not a feature store, or of a newer format.
+        If that holds no feature store, or one of a newer format.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._root = read_root(path)
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._root = read_root(storage)
 
     @classmethod
-    def create(cls, path: Path, frames: FrameTable, *, sources: Mapping[str, str] | None = None) -> "FeatureStore":
+    def create(
+        cls,
+        location: Location,
+        frames: FrameTable,
+        *,
+        sources: Mapping[str, str] | None = None,
+        add: bool = False,
+    ) -> "FeatureStore":
         """A store over `frames`.
 
-        Over an existing store of the same frames the table is replaced, since labels may have been corrected,
-        and embeddings stay. Over one of other frames it is made anew if there are no embeddings yet.
+        Over an existing store of the same frames the table is replaced, since labels may have been corrected;
+        rows keep their order and embeddings stay. With `add`, further videos are appended to it. Over one of other
+        frames it is made anew if there are no embeddings yet.
 
         Parameters
         ----------
-        path
-            Its folder.
+        location
+            A folder, a URL, or a storage.
         frames
             The frames.
         sources
             Name -> digest of the files the frames were made from; None keeps what is recorded.
+        add
+            Let the store grow by the videos that it does not know.
 
         Raises
         ------
         FrameMismatchError
             If embeddings of other frames are there.
         FileExistsAlreadyError
-            If the folder holds something else.
+            If the location holds something else.
+        NotWritableError
+            If it cannot be written.
         """
-        kept: Mapping[str, str] = {}
-        if (path / ZARR_JSON).is_file():
-            old = cls(path)
-            kept = old.sources
-            if old.fingerprint != frames.fingerprint and old.names():
-                raise FrameMismatchError(
-                    f"The store's embeddings ({', '.join(old.names())}) belong to frames {old.fingerprint}, these "
-                    f"frames are {frames.fingerprint} (store: {path}). Make a store in another folder, or remove "
-                    "those embeddings with `abaw store rm` first."
-                )
+        storage = open_storage(location)
+        if storage.size(ZARR_JSON) is None:
+            _refuse_foreign(storage)
+            root = RootRecord(frames=_record_of(frames), sources=sources or {})
         else:
-            _refuse_foreign_folder(path)
-        path.mkdir(parents=True, exist_ok=True)
-        frames.write(path / FRAMES_FILE)
-        recorded = kept if sources is None else sources
-        write_root(path, RootRecord(frames=frames.fingerprint, n_frames=len(frames), sources=recorded))
-        return cls(path)
+            old = cls(storage)
+            root = replace(old._root, sources=old.sources if sources is None else sources)
+            if old.names():
+                frames = old.frames.continued_by(frames)
+                root = _grown(root, frames, old, add=add)
+            else:
+                root = replace(root, frames=_record_of(frames), earlier=())
+        # The table first: one that is longer than the root says is cut to what it says (see `frames`).
+        storage.write(FRAMES_FILE, [frames.to_bytes()])
+        write_root(storage, root)
+        return cls(storage)
 
     @classmethod
-    def open(cls, path: Path) -> "FeatureStore":
-        """The store in a folder.
+    def open(cls, location: Location, *, cache: Path | None = None) -> "FeatureStore":
+        """The store at a location.
+
+        Parameters
+        ----------
+        location
+            A folder, a ``.zip`` file, a URL such as ``s3://bucket/features``, or a storage.
+        cache
+            Folder for copies of what is read from a URL; None for none.
 
         Raises
         ------
@@ -112,23 +135,24 @@ class FeatureStore:
         StoreError
             If it is not a feature store, or of a newer format.
         """
-        if not (path / ZARR_JSON).is_file():
-            what = "holds no zarr.json" if path.is_dir() else "is not there"
+        storage = open_storage(location, cache=cache)
+        if storage.size(ZARR_JSON) is None:
+            what = "holds none" if storage.names() else "is empty or is not there"
             raise MissingFileError(
-                f"A feature store is a folder with a zarr.json; {path} {what}. "
+                f"A feature store is a Zarr group with a zarr.json; {storage.location} {what}. "
                 "Run `abaw frames` to make one, or give its path."
             )
-        return cls(path)
+        return cls(storage)
 
     @property
     def location(self) -> str:
         """Where it is, for messages."""
-        return str(self.path)
+        return self.storage.location
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the frames."""
-        return self._root.frames
+        return self._root.frames.fingerprint
 
     @property
     def sources(self) -> Mapping[str, str]:
@@ -138,7 +162,7 @@ class FeatureStore:
     @property
     def n_frames(self) -> int:
         """Rows of the frame table."""
-        return self._root.n_frames
+        return self._root.frames.n_frames
 
     @cached_property
     def frames(self) -> FrameTable:
@@ -149,26 +173,33 @@ class FeatureStore:
         FrameMismatchError
             If the table is not the one that the store was made for.
         """
-        table = FrameTable.read(self.path / FRAMES_FILE)
+        where = self.storage.where(FRAMES_FILE)
+        raw = self.storage.read(FRAMES_FILE)
+        if raw is None:
+            raise MissingFileError(f"A store's frames are a Parquet file; {where} is not there. Run `abaw frames`.")
+        table = FrameTable.from_bytes(raw, where=where)
+        if len(table) > self.n_frames:
+            # A kill came after the table had grown and before the root said so; or it grew since we opened.
+            table = table.head(self.n_frames)
         if table.fingerprint != self.fingerprint:
             raise FrameMismatchError(
-                f"The store was made for frames {self.fingerprint}, its table holds {table.fingerprint} "
-                f"({self.path / FRAMES_FILE}). Run `abaw frames` again, or restore that file."
+                f"The store was made for frames {self.fingerprint}, its table holds {table.fingerprint} ({where}). "
+                "Restore that file; or, if there are no embeddings yet, remove the store and run `abaw frames`."
             )
         return table
 
     def names(self) -> tuple[str, ...]:
         """The encoders it has embeddings of, complete or not, sorted."""
-        return tuple(sorted(entry.name for entry in self.path.iterdir() if entry.name in self))
+        return tuple(name for name in self.storage.names() if name in self)
 
     def __contains__(self, name: str) -> bool:
-        return is_encoder(self.path, name)
+        return is_encoder(self.storage, name)
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.path)!r}, {self.n_frames} frames, encoders: {', '.join(self.names())})"
+        return f"FeatureStore({self.location!r}, {self.n_frames} frames, encoders: {', '.join(self.names())})"
 
     def embedding(self, name: str) -> Embedding:
-        """The embeddings of an encoder.
+        """The embeddings of an encoder; rows of videos that were appended since are not there yet.
 
         Raises
         ------
@@ -178,12 +209,13 @@ class FeatureStore:
             If they are of other frames.
         """
         self._check_there(name)
-        embedding = Embedding(self.path / name)
-        if embedding.frames_fingerprint != self.fingerprint or embedding.n_frames != self.n_frames:
+        embedding = Embedding(self.storage, name, self.n_frames)
+        if embedding.record.frames not in (self._root.frames, *self._root.earlier):
+            frames = embedding.record.frames
             raise FrameMismatchError(
-                f"Embeddings of encoder {name!r} are of {embedding.n_frames} frames "
-                f"{embedding.frames_fingerprint}, the store of {self.n_frames} frames {self.fingerprint} "
-                f"(store: {self.path}). Run `abaw store rm {name}` and extract them again."
+                f"Embeddings of encoder {name!r} are of {frames.n_frames} frames {frames.fingerprint}, the store of "
+                f"{self.n_frames} frames {self.fingerprint} (store: {self.location}). "
+                f"Run `abaw store rm {name}` and extract them again."
             )
         return embedding
 
@@ -242,21 +274,23 @@ class FeatureStore:
                 chunk_rows=default_chunk_rows(row_bytes, batch_rows) if chunk_rows is None else chunk_rows,
                 batch_rows=batch_rows,
             )
-            record = EncoderRecord(frames=self.fingerprint, provenance=provenance, layout=layout)
-            create_encoder(self.path / name, record)
+            record = EncoderRecord(frames=self._root.frames, provenance=provenance, layout=layout)
+            create_encoder(self.storage, name, record)
         # Read back in either case: another worker may have made the group a moment before us.
         embedding = self.embedding(name)
-        _check_same_encoder(embedding, provenance, row_shape=row_shape, dtype=dtype)
+        self._check_same_encoder(embedding, provenance, row_shape=row_shape, dtype=dtype)
+        if embedding.record.frames != self._root.frames:
+            grown = replace(embedding.record, frames=self._root.frames, layout=embedding.layout)
+            grow_encoder(self.storage, name, grown)
+            embedding = self.embedding(name)
+        if isinstance(self.storage, LocalStorage):
+            self.storage.tidy(name)
         return EmbeddingWriter(embedding, commit_every_s=commit_every_s, clock=clock)
 
     def remove(self, name: str) -> None:
         """Remove an encoder's embeddings; MissingEmbeddingsError if there are none."""
         self._check_there(name)
-        # Out of sight in one step, so that a kill leaves no half of an encoder; then the slow part.
-        hidden = self.path / f".{name}.{uuid.uuid4().hex}.removed"
-        (self.path / name).rename(hidden)
-        for left in self.path.glob(".*.removed"):
-            shutil.rmtree(left, ignore_errors=True)
+        self.storage.discard(name)
 
     def rows_done(self, name: str) -> int:
         """How many rows of an encoder are committed."""
@@ -265,48 +299,73 @@ class FeatureStore:
     def size_bytes(self, name: str) -> int:
         """Bytes that an encoder's files hold."""
         self._check_there(name)
-        folders = os.walk(self.path / name)
-        return sum(Path(folder, file).stat().st_size for folder, _, files in folders for file in files)
+        return sum(self.storage.sizes(name).values())
+
+    def free_version(self, name: str) -> str:
+        """The first of ``name@2``, ``name@3``, ... that is free, to keep another version beside what is there."""
+        base, number = re.sub(r"@[0-9]+$", "", name), 2
+        while f"{base}@{number}" in self:
+            number += 1
+        return f"{base}@{number}"
 
     def _check_there(self, name: str) -> None:
         if name not in self:
             raise MissingEmbeddingsError(
-                f"{unknown_name('encoder', name, self.names())} (store: {self.path}). "
+                f"{unknown_name('encoder', name, self.names())} (store: {self.location}). "
                 f"Run `abaw extract --encoder {name}` to add it."
             )
 
+    def _check_same_encoder(
+        self, embedding: Embedding, provenance: Provenance, *, row_shape: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> None:
+        """Refuse to go on with embeddings that something else made."""
+        recorded, name, where = embedding.provenance, embedding.name, f"store: {self.location}"
+        advice = f"Extract it as {self.free_version(name)}, which keeps both, or run `abaw store rm {name}` first."
+        if recorded.fingerprint != provenance.fingerprint:
+            differing = recorded.differences(provenance)
+            weights = f" (weights {recorded.weights} there, {provenance.weights} now)" if "weights" in differing else ""
+            raise EncoderMismatchError(
+                f"The embeddings of encoder {name!r} were made by {recorded.fingerprint}, these would be by "
+                f"{provenance.fingerprint}; they differ in {', '.join(differing)}{weights} ({where}). {advice}"
+            )
+        if embedding.row_shape != tuple(row_shape):
+            raise ShapeError(
+                f"The embeddings of encoder {name!r} have rows of shape {embedding.row_shape}, these would have "
+                f"{tuple(row_shape)} ({where}). {advice}"
+            )
+        if embedding.dtype != storage_dtype(dtype):
+            raise EncoderMismatchError(
+                f"The embeddings of encoder {name!r} are {embedding.dtype}, these would be {storage_dtype(dtype)} "
+                f"({where}). {advice}"
+            )
 
-def _refuse_foreign_folder(path: Path) -> None:
-    """Refuse to make a store of a folder that holds anything but an interrupted creation's traces."""
-    if path.is_dir():
-        foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith((".", FRAMES_FILE))]
-    else:
-        foreign = [path.name] if path.exists() else []
+
+def _record_of(frames: FrameTable) -> FramesRecord:
+    return FramesRecord(n_frames=len(frames), fingerprint=frames.fingerprint)
+
+
+def _grown(root: RootRecord, frames: FrameTable, old: FeatureStore, *, add: bool) -> RootRecord:
+    """The root of `old` when its table has become `frames`, which goes on after it."""
+    n_new = len(frames) - old.n_frames
+    if not n_new:
+        return root
+    if not add:
+        videos = frames.data["video"].tail(n_new).n_unique()
+        raise FrameMismatchError(
+            f"The store holds {old.n_frames:,} frames and embeddings of them ({', '.join(old.names())}); these are "
+            f"{n_new:,} frames of {videos:,} videos more (store: {old.location}). "
+            "Run `abaw frames --add` to append them, which computes nothing again; or make a store in another folder."
+        )
+    return replace(root, frames=_record_of(frames), earlier=(*root.earlier, root.frames))
+
+
+def _refuse_foreign(storage: Storage) -> None:
+    """Refuse to make a store where anything is but an interrupted creation's traces."""
+    foreign = [name for name in storage.names() if name != FRAMES_FILE]
+    if isinstance(storage, LocalStorage) and storage.root.is_file():
+        foreign = [storage.root.name]
     if foreign:
         raise FileExistsAlreadyError(
-            f"A feature store is made in a new or empty folder; {path} is taken (by {foreign[0]!r}). Give another path."
-        )
-
-
-def _check_same_encoder(
-    embedding: Embedding, provenance: Provenance, *, row_shape: tuple[int, ...], dtype: npt.DTypeLike
-) -> None:
-    """Refuse to go on with embeddings that something else made."""
-    recorded, where = embedding.provenance, f"encoder {embedding.name!r}, store: {embedding.path.parent}"
-    advice = f"Extract under another name, or run `abaw store rm {embedding.name}` first."
-    if recorded.fingerprint != provenance.fingerprint:
-        differing = ", ".join(recorded.differences(provenance))
-        raise EncoderMismatchError(
-            f"The embeddings that are there were made by {recorded.fingerprint}, these would be by "
-            f"{provenance.fingerprint}; they differ in {differing} ({where}). {advice}"
-        )
-    if embedding.row_shape != tuple(row_shape):
-        raise ShapeError(
-            f"The embeddings that are there have rows of shape {embedding.row_shape}, these would have "
-            f"{tuple(row_shape)} ({where}). {advice}"
-        )
-    if embedding.dtype != storage_dtype(dtype):
-        raise EncoderMismatchError(
-            f"The embeddings that are there are {embedding.dtype}, these would be {storage_dtype(dtype)} "
-            f"({where}). {advice}"
+            f"A feature store is made in a new or empty folder; {storage.location} is taken (by {foreign[0]!r}). "
+            "Give another path."
         )

@@ -7,7 +7,6 @@ store is the same to the bit. A worker owns whole chunks; workers on any number 
 """
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -18,10 +17,8 @@ import numpy.typing as npt
 
 from .embedding import Embedding
 from .errors import ConfigError, ShapeError, StorageFullError
-from .openchunk import OpenChunk, sound_rows
-from .precision import stored_rows
-
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from .layout import FloatArray
+from .openchunk import OpenChunk, first_row, sound_rows
 
 COMMIT_EVERY_S: Final = 30.0
 """A chunk that fills slowly is committed this often, so that a kill loses half a minute at most."""
@@ -61,6 +58,7 @@ class EmbeddingWriter:
         self._commit_every_s = commit_every_s
         self._clock = clock
         self._open: OpenChunk | None = None
+        self._spare: FloatArray | None = None  # of the chunk before; fresh memory costs as much as filling it
 
     @property
     def batch_rows(self) -> int:
@@ -72,19 +70,17 @@ class EmbeddingWriter:
         """Rows of a chunk, as recorded when the encoder's group was made."""
         return self.embedding.chunk_rows
 
-    def next_row(self, chunk: int) -> int:
-        """The table row with which a chunk goes on; its end where the chunk is done."""
-        if self._open is not None and self._open.chunk == chunk:
-            return self._open.next_row
-        start, _ = self.embedding.layout.span(chunk)
-        return start + sound_rows(self.embedding, chunk)
-
     def pending(self) -> list[ChunkTask]:
         """What is still to compute, in table order: one task for every chunk that is not done."""
         tasks: list[ChunkTask] = []
-        for chunk in range(self.embedding.layout.n_chunks):
+        whole = self.embedding.chunks.whole()
+        for chunk, n_committed in enumerate(self.embedding.commits.rows().tolist()):
+            if self._open is not None and self._open.chunk == chunk:
+                start = self._open.next_row
+            else:
+                n_sound = sound_rows(self.embedding, chunk, n_committed) if chunk in whole else 0
+                start = first_row(self.embedding, chunk, n_sound)
             _, stop = self.embedding.layout.span(chunk)
-            start = self.next_row(chunk)
             if start < stop:
                 tasks.append(ChunkTask(chunk, start, stop))
         return tasks
@@ -132,29 +128,27 @@ class EmbeddingWriter:
                 f"{open_chunk.next_row} of [{open_chunk.start}, {open_chunk.stop}), not with {start}. "
                 "Take the rows from pending()."
             )
-        stored = stored_rows(
-            rows, self.embedding.dtype, start=start, failed=reasons.keys(), encoder=self.embedding.name
-        )
-        open_chunk.append(stored, reasons)
-        if open_chunk.is_full or self._clock() - open_chunk.committed_at_s >= self._commit_every_s:
-            self.flush()
+        open_chunk.append(rows, reasons)
         if open_chunk.is_full:
-            self._open = None
+            self._commit(open_chunk)
+            self._open, self._spare = None, open_chunk.buffer
+        elif self._clock() - open_chunk.committed_at_s >= self._commit_every_s:
+            self.flush()
 
     def flush(self) -> None:
-        """Commit every whole batch that was appended."""
-        if self._open is None:
-            return
+        """Commit every whole batch that was appended; nothing of it is lost in a power cut any more."""
+        if self._open is not None:
+            self._commit(self._open)
+        self.embedding.storage.sync()
+
+    def _commit(self, chunk: OpenChunk) -> None:
         try:
-            self._open.commit(self._clock())
-        except OSError as error:
-            # A folder may be what finds no space; and a limit on a file's size is met like a full disk.
-            if not isinstance(error, StorageFullError) and error.errno not in _NO_SPACE:
-                raise
+            chunk.commit(self._clock())
+        except StorageFullError as error:
             n_done = self.embedding.rows_done()
             raise StorageFullError(
-                f"No space was left for chunk {self._open.chunk} of encoder {self.embedding.name!r}: {n_done} of "
-                f"{self.embedding.n_frames} rows are safely committed (store: {self.embedding.path.parent}). "
+                f"No space was left for chunk {chunk.chunk} of encoder {self.embedding.name!r}: {n_done} of "
+                f"{self.embedding.n_frames} rows are safely committed (store: {self.embedding.storage.location}). "
                 "Free some space and run the same command again: it goes on from there."
             ) from error
 
@@ -201,6 +195,7 @@ class EmbeddingWriter:
                     f"{self.batch_rows} (next row: {self._open.next_row}). Append the batch's rest before going on "
                     f"to chunk {chunk}."
                 )
-            self.flush()
-        self._open = OpenChunk(self.embedding, chunk, self._clock())
+            self._commit(self._open)
+        self._open = OpenChunk(self.embedding, chunk, self._clock(), self._spare)
+        self._spare = None
         return self._open

@@ -22,6 +22,11 @@ def random_rows(n_rows: int, *row_shape: int) -> FloatArray:
     return np.random.default_rng(7).standard_normal((n_rows, *row_shape)).astype(np.float16)
 
 
+def path_of(embedding: Embedding, key: str = "") -> Path:
+    """The file of an object, or the encoder's folder."""
+    return Path(embedding.storage.location, key or embedding.name)
+
+
 def fill(store: FeatureStore, provenance: Provenance, rows: FloatArray, *, stop: int, batch_rows: int = 2) -> Embedding:
     """Write rows [0, stop) of `rows` as encoder au."""
     with store.writer(
@@ -59,7 +64,7 @@ def test_reads_what_zarr_reads(
     rows = random_rows(n_frames, *row_shape).astype(dtype)
     store = make_store(n_frames)
     embedding = fill(store, provenance, rows, stop=n_frames)
-    by_zarr = np.asarray(zarr.open_group(store.path, mode="r")["au/embedding"][:])
+    by_zarr = np.asarray(zarr.open_group(Path(store.location), mode="r")["au/embedding"][:])
     loaded = embedding.load()
     assert loaded.dtype == by_zarr.dtype == dtype
     assert loaded.tobytes() == by_zarr.tobytes() == rows.tobytes()
@@ -68,7 +73,7 @@ def test_reads_what_zarr_reads(
 
 
 def test_zarr_reads_the_commits_and_nan_where_nothing_is(partial: Embedding, rows: FloatArray) -> None:
-    group = zarr.open_group(partial.path, mode="r")
+    group = zarr.open_group(path_of(partial), mode="r")
     commits = np.asarray(group["commits"][:])
     assert commits[:, 0].tolist() == [16, 16, 4, 0]
     assert commits[:, 1].all() == (commits[:, 0] > 0).all()
@@ -139,7 +144,7 @@ def test_uncommitted_rows_are_never_returned(partial: Embedding, rows: FloatArra
 
 def test_a_reader_follows_a_writer(partial: Embedding, rows: FloatArray, provenance: Provenance) -> None:
     before = partial.read(32, 36)
-    fill(FeatureStore.open(partial.path.parent), provenance, rows, stop=N_FRAMES)
+    fill(FeatureStore.open(partial.storage.location), provenance, rows, stop=N_FRAMES)
     assert partial.read(32, 50).tobytes() == rows[32:].tobytes()
     assert partial.load().tobytes() == rows.tobytes()
     assert before.tobytes() == rows[32:36].tobytes()
@@ -152,7 +157,7 @@ def test_survives_pickling_with_its_maps_open(embedding: Embedding, rows: FloatA
 
 def test_verify_names_the_chunk_with_a_flipped_bit(embedding: Embedding) -> None:
     assert embedding.verify() == []
-    path = embedding.chunks.path(2)
+    path = path_of(embedding, embedding.chunks.key(2))
     raw = bytearray(path.read_bytes())
     raw[5] ^= 1
     path.write_bytes(raw)
@@ -160,7 +165,7 @@ def test_verify_names_the_chunk_with_a_flipped_bit(embedding: Embedding) -> None
 
 
 def test_verify_does_not_look_past_the_commit(partial: Embedding) -> None:
-    path = partial.chunks.path(2)
+    path = path_of(partial, partial.chunks.key(2))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1  # what an interrupted later commit may leave
     path.write_bytes(raw)
@@ -169,12 +174,12 @@ def test_verify_does_not_look_past_the_commit(partial: Embedding) -> None:
 
 @pytest.mark.parametrize("n_bytes", [None, 0, 95, 96])
 def test_a_chunk_that_is_cut_is_named(embedding: Embedding, n_bytes: int | None) -> None:
-    path = embedding.chunks.path(1)
+    path = path_of(embedding, embedding.chunks.key(1))
     raw = path.read_bytes()
     path.unlink()
     if n_bytes is not None:
         path.write_bytes((raw + b"\0")[: n_bytes if n_bytes < 96 else 97])
-    wanted = f"Chunk 1 of encoder 'au' is 96 bytes.*{path}.*abaw store rm au"
+    wanted = f"Chunk 1 of encoder 'au' is 96 bytes.*{path}.*abaw store verify --encoder au --repair"
     for read in (embedding.load, lambda: embedding.read(16, 18), lambda: embedding.gather(np.array([17]))):
         with pytest.raises(StoreError, match=wanted):
             read()
@@ -183,14 +188,15 @@ def test_a_chunk_that_is_cut_is_named(embedding: Embedding, n_bytes: int | None)
 
 
 def test_a_damaged_commit_is_named(embedding: Embedding) -> None:
-    path: Path = embedding.commits.path(1)
+    path: Path = path_of(embedding, embedding.commits.key(1))
     path.write_bytes(b"short")
     with pytest.raises(StoreError, match=f"16 bytes, not 5.*{path}"):
         embedding.committed()
 
 
 def test_hidden_temporary_files_count_for_nothing(partial: Embedding) -> None:
-    for path in (partial.chunks.path(3), partial.commits.path(3), partial.failure_log.path(3)):
+    for key in (partial.chunks.key(3), partial.commits.key(3), partial.failure_log.key(3)):
+        path = path_of(partial, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / f".{path.name}.tmp").write_bytes(b"half")
     assert partial.rows_done() == 36

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.errors import MissingFileError, ShapeError, StoreError, UnknownNameError
+from featurestore.errors import FrameMismatchError, MissingFileError, ShapeError, StoreError, UnknownNameError
 from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.labels import AU_COLUMNS, SPLITS
 
@@ -105,10 +105,34 @@ def test_the_fingerprint_keeps_neighbouring_texts_apart() -> None:
     assert FrameTable(first).fingerprint != FrameTable(second.with_columns(first["path"])).fingerprint
 
 
-def test_a_row_order_that_differs_between_collations_is_that_of_bytes() -> None:
-    FrameTable(table_data([("B", 1, "val"), ("_", 1, "val"), ("a", 1, "val"), ("é", 1, "val")]))
-    with pytest.raises(ShapeError, match="'B', 1\\) came after \\('a', 1"):
-        FrameTable(table_data([("a", 1, "val"), ("B", 1, "val")]))
+def test_a_table_grows_by_whole_videos_and_keeps_its_rows() -> None:
+    old = FrameTable(table_data([("b", 1, "train"), ("b", 5, "train"), ("d", 1, "val")]))
+    more = [("a", 2, "train"), ("b", 1, "train"), ("b", 5, "train"), ("c", 1, "val"), ("d", 1, "val")]
+    relabelled = table_data(more).with_columns(valence=pl.lit(0.25, pl.Float32))
+    grown = old.continued_by(FrameTable(relabelled))
+    assert grown.data.select("video", "frame").rows() == [("b", 1), ("b", 5), ("d", 1), ("a", 2), ("c", 1)]
+    assert grown.data["valence"].to_list() == [0.25] * 5  # labels are the newer table's
+    assert grown.fingerprint_of(3) == old.fingerprint
+    assert grown.fingerprint != old.fingerprint
+    assert grown.segments().tolist() == [[0, 2], [2, 3], [3, 4], [4, 5]]
+    assert grown.continued_by(FrameTable(relabelled)).data.equals(grown.data)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([("b", 1, "train")], r"keeps its 2 rows.*1 are missing.*, 0 are further.*b/5"),
+        ([("b", 1, "train"), ("b", 3, "train"), ("b", 5, "train")], r"0 are missing.*, 1 are further.*b/3"),
+    ],
+)
+def test_a_table_does_not_lose_rows_or_take_them_into_a_video(keys: list[Key], message: str) -> None:
+    old = FrameTable(table_data([("b", 1, "train"), ("b", 5, "train")]))
+    with pytest.raises(FrameMismatchError, match=message):
+        old.continued_by(FrameTable(table_data(keys)))
+
+
+def test_videos_may_stand_in_any_order() -> None:
+    assert FrameTable(table_data([("b", 1, "val"), ("a", 1, "val")])).video_ids().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,8 +33,10 @@ def test_spans_cover_the_table_once(n_frames: int, chunk_rows: int) -> None:
 
 def test_sizes_and_keys() -> None:
     assert layout().chunk_bytes == 4 * 3 * 2
-    assert layout().key(2) == "c/2/0"
-    assert layout(row_shape=(5, 3)).key(2) == "c/2/0/0"
+    assert (layout().key(2), layout().commit_key(2)) == ("c.2.0", "c.2.0")
+    assert layout(row_shape=(5, 3)).key(2) == "c.2.0.0"
+    older = replace(layout(row_shape=(5, 3)), separator="/")  # as the first stores were written
+    assert (older.key(2), older.commit_key(2)) == ("c/2/0/0", "c/2/0")
 
 
 def test_refusals() -> None:

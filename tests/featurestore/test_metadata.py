@@ -9,19 +9,20 @@ import zarr
 
 from featurestore.errors import StoreError
 from featurestore.layout import ChunkLayout
-from featurestore.metadata import EncoderRecord, create_encoder, read_encoder
+from featurestore.metadata import EncoderRecord, FramesRecord, create_encoder, read_encoder
 from featurestore.provenance import Provenance
+from featurestore.storage.local import LocalStorage
 
 
 @pytest.fixture
 def record(provenance: Provenance) -> EncoderRecord:
     layout = ChunkLayout(n_frames=10, row_shape=(2, 3), dtype=np.dtype("<f4"), chunk_rows=8, batch_rows=4)
-    return EncoderRecord(frames="f" * 32, provenance=provenance, layout=layout)
+    return EncoderRecord(frames=FramesRecord(n_frames=10, fingerprint="f" * 32), provenance=provenance, layout=layout)
 
 
 def test_says_what_it_was_told(tmp_path: Path, record: EncoderRecord) -> None:
-    create_encoder(tmp_path / "au", record)
-    assert read_encoder(tmp_path / "au") == record
+    create_encoder(LocalStorage(tmp_path), "au", record)
+    assert read_encoder(LocalStorage(tmp_path), "au") == record
     assert [entry.name for entry in tmp_path.iterdir()] == ["au"]
 
 
@@ -32,7 +33,7 @@ def test_workers_that_make_one_encoder_at_once_make_one(tmp_path: Path, record: 
     def make() -> None:
         barrier.wait()
         try:
-            create_encoder(tmp_path / "au", record)
+            create_encoder(LocalStorage(tmp_path), "au", record)
         except BaseException as error:
             errors.append(error)
 
@@ -42,7 +43,7 @@ def test_workers_that_make_one_encoder_at_once_make_one(tmp_path: Path, record: 
     for thread in threads:
         thread.join()
     assert errors == []
-    assert read_encoder(tmp_path / "au") == record
+    assert read_encoder(LocalStorage(tmp_path), "au") == record
     assert [entry.name for entry in tmp_path.iterdir()] == ["au"]
 
 
@@ -50,7 +51,7 @@ def test_a_foreign_folder_in_the_way_is_an_error(tmp_path: Path, record: Encoder
     (tmp_path / "au").mkdir()
     (tmp_path / "au" / "notes.txt").write_text("mine")
     with pytest.raises(OSError, match="au"):
-        create_encoder(tmp_path / "au", record)
+        create_encoder(LocalStorage(tmp_path), "au", record)
     assert [entry.name for entry in tmp_path.iterdir()] == ["au"]
 
 
@@ -88,7 +89,7 @@ def edit(group: Path, change: Callable[[dict[str, object]], object]) -> None:
 def test_what_was_damaged_or_rewritten_is_refused(
     tmp_path: Path, record: EncoderRecord, damage: Callable[[Path], None], message: str
 ) -> None:
-    create_encoder(tmp_path / "au", record)
+    create_encoder(LocalStorage(tmp_path), "au", record)
     damage(tmp_path / "au")
     with pytest.raises(StoreError, match=message):
-        read_encoder(tmp_path / "au")
+        read_encoder(LocalStorage(tmp_path), "au")

@@ -1,12 +1,25 @@
 import re
+from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featurestore.errors import PrecisionError, StoreError
-from featurestore.precision import stored_rows
+from featurestore.layout import EmbeddingDType, FloatArray
+from featurestore.precision import store_rows
 
 HALF, SINGLE = np.dtype("<f2"), np.dtype("<f4")
+
+
+def stored_rows(
+    rows: npt.NDArray[np.floating], dtype: EmbeddingDType, *, start: int, failed: Collection[int], encoder: str
+) -> FloatArray:
+    out: FloatArray = np.empty(rows.shape, dtype=dtype)
+    store_rows(rows, out, start=start, failed=failed, encoder=encoder)
+    return out
 
 
 def test_casts_and_masks() -> None:
@@ -18,9 +31,16 @@ def test_casts_and_masks() -> None:
     assert rows[1, 0] == np.inf  # the caller's rows are not touched
 
 
-def test_does_not_alias_the_rows_given() -> None:
-    rows = np.ones((2, 2), dtype=HALF)
-    assert not np.shares_memory(stored_rows(rows, HALF, start=0, failed=(), encoder="au"), rows)
+@given(st.integers(0, 0xFFFF), st.integers(0, 299_999))
+@settings(max_examples=60)
+def test_every_special_value_is_found_wherever_it_stands(bits: int, position: int) -> None:
+    rows = np.full((3, 100_000), -1.5, dtype=HALF)
+    rows.reshape(-1).view("<u2")[position] = bits
+    if np.isfinite(rows).all():
+        assert stored_rows(rows, HALF, start=0, failed=(), encoder="au").tobytes() == rows.tobytes()
+        return
+    with pytest.raises((PrecisionError, StoreError), match=f"table row {position // 100_000}"):
+        stored_rows(rows, HALF, start=0, failed=(), encoder="au")
 
 
 @pytest.mark.parametrize("value", [65520.0, -1e30])

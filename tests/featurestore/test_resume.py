@@ -94,7 +94,7 @@ def test_a_killed_extraction_ends_as_one_that_never_was(
     assert n_rows_at_kill[-1] < N_FRAMES
     finish(start_worker(tmp_path, "torn"))
 
-    assert files_of(store.path / "torn") == files_of(store.path / "whole")
+    assert files_of(Path(store.location) / "torn") == files_of(Path(store.location) / "whole")
     assert store.embedding("torn").is_complete()
     assert len(store.embedding("torn").failures()) == len(range(0, N_FRAMES, 37))
     computed = Counter[int]()
@@ -110,5 +110,5 @@ def test_workers_write_one_store_without_a_lock(make_store: Callable[[int], Feat
     for worker in workers:
         finish(worker)
     finish(start_worker(tmp_path, "alone"))
-    assert files_of(store.path / "shared") == files_of(store.path / "alone")
+    assert files_of(Path(store.location) / "shared") == files_of(Path(store.location) / "alone")
     assert store.embedding("shared").is_complete()

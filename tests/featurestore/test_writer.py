@@ -82,7 +82,7 @@ def test_a_kill_loses_what_was_not_committed_and_no_more(open_writer: OpenWriter
     clock.now_s = 30.0
     writer.append(8, ROWS[8:10])  # half a batch: the commit stops before it
     assert writer.embedding.rows_done() == 8
-    assert (writer.next_row(0), open_writer().next_row(0)) == (10, 8)
+    assert (writer.pending()[0].start, open_writer().pending()[0].start) == (10, 8)
     clock.now_s = 59.9
     writer.append(10, ROWS[10:12])
     assert writer.embedding.rows_done() == 8
@@ -131,7 +131,7 @@ def test_failures_hold_nan_and_keep_their_reason(open_writer: OpenWriter) -> Non
     assert np.flatnonzero(~embedding.valid()).tolist() == [1, 9, *range(16, 40)]
     keep = [0, 2, 8, 10, 15]
     assert stored[keep].tobytes() == ROWS[keep].tobytes()
-    assert not embedding.failure_log.path(1).exists()
+    assert embedding.storage.size(embedding.failure_log.key(1)) is None
 
 
 def test_failures_past_the_commit_count_for_nothing(open_writer: OpenWriter) -> None:
@@ -155,7 +155,7 @@ def test_a_kill_between_chunk_and_commit_keeps_the_older_commit(open_writer: Ope
     writer.flush()
     writer.embedding.commits.write(0, older)
     assert writer.embedding.verify() == []
-    assert open_writer().next_row(0) == 4
+    assert open_writer().pending()[0] == ChunkTask(0, 4, 16)
     assert finish(open_writer()) == N_FRAMES - 4
     assert writer.embedding.load().tobytes() == ROWS.tobytes()
 
@@ -166,7 +166,7 @@ def test_a_damaged_chunk_starts_over(open_writer: OpenWriter, n_rows: int, damag
     writer = open_writer()
     writer.append(0, ROWS[0:n_rows])
     writer.flush()
-    path = writer.embedding.chunks.path(0)
+    path = Path(writer.embedding.storage.location, writer.embedding.chunks.key(0))
     raw = path.read_bytes()
     if damage == "remove":
         path.unlink()
@@ -174,10 +174,10 @@ def test_a_damaged_chunk_starts_over(open_writer: OpenWriter, n_rows: int, damag
         path.write_bytes(raw[:-1] if damage == "cut" else bytes([raw[0] ^ 1]) + raw[1:])
     resumed = open_writer()
     if damage == "flip" and n_rows == 16:
-        # Finished chunks are hashed by verify only; its advice is to delete the commit.
+        # Finished chunks are hashed by verify only.
         assert resumed.embedding.verify() == [0]
-        assert resumed.next_row(0) == 16
-        resumed.embedding.commits.remove(0)
+        assert resumed.pending()[0].chunk == 1
+        assert resumed.embedding.repair() == [0]
     assert resumed.pending()[0] == ChunkTask(0, 0, 16)
     resumed.append(0, ROWS[0:4])
     assert resumed.embedding.rows_done() == 0  # the false commit is withdrawn at once
@@ -266,7 +266,7 @@ def test_any_batches_with_any_interruptions_give_the_same_files(
                 row = upto
                 if data.draw(st.booleans()):
                     torn.flush()
-        assert files_of(store.path / "torn") == files_of(store.path / "whole")
+        assert files_of(Path(store.location) / "torn") == files_of(Path(store.location) / "whole")
         assert store.embedding("torn").verify() == []
         assert sorted(store.embedding("torn").failures()) == sorted(failed)
 
@@ -300,12 +300,12 @@ except StorageFullError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_a_write_that_finds_no_space_says_what_is_safe(make_store: MakeStore) -> None:
     store = make_store(N_FRAMES)
-    ran = subprocess.run([sys.executable, "-c", FILLS_UP, str(store.path)], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", FILLS_UP, store.location], capture_output=True, text=True, check=True)
     assert "encoder 'au': 16 of 40 rows are safely committed" in ran.stdout
     embedding = store.embedding("au")
     assert embedding.rows_done() == 16
     assert embedding.verify() == []
-    assert not [path for path in store.path.rglob(".*") if path.is_file()]  # the half-written file is gone
+    assert not [path for path in Path(store.location).rglob(".*") if path.is_file()]  # the half-written file is gone
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ def test_a_full_disk_says_what_is_safe_and_is_gone_on_from(
 
 def test_a_folder_that_may_not_be_written_to(open_writer: OpenWriter) -> None:
     writer = open_writer()
-    group = writer.embedding.path
+    group = Path(writer.embedding.storage.location, writer.embedding.name)
     folders = [group / "embedding", group / "commits"]
     for folder in folders:
         folder.chmod(0o500)
