@@ -111,7 +111,9 @@ class Embedding:
 
     def rows_done(self) -> int:
         """How many rows are there."""
-        return int(self.commits.rows().sum())
+        lengths = np.minimum(self._chunk_rows, self.n_frames - np.arange(self.layout.n_chunks) * self._chunk_rows)
+        # A chunk may hold more rows than we know of: the store has grown since we opened it.
+        return int(np.minimum(self.commits.rows(), lengths).sum())
 
     def is_complete(self) -> bool:
         """Whether every row is there."""
@@ -298,12 +300,12 @@ class Embedding:
 
     def is_sound(self, chunk: int) -> bool:
         """Whether a chunk's committed rows are what was written; True where nothing is committed."""
-        start, stop = self.layout.span(chunk)
+        start, _ = self.layout.span(chunk)
         try:
             commit = self.commits.read(chunk)
             if not commit.n_rows:
                 return True
-            if commit.n_rows > stop - start:
+            if commit.n_rows > self._chunk_rows:
                 return False
             rows = self.chunks.map(chunk)[: commit.n_rows]
             reasons = self.failure_log.read(chunk)
@@ -373,10 +375,11 @@ class Embedding:
 
     def _check_committed(self, chunk: int, n_rows: int) -> int:
         """How many rows of a chunk are committed; fewer than `n_rows` is an error."""
+        start, stop = self.layout.span(chunk)
         n_there = self.commits.read(chunk).n_rows
         if n_there < n_rows:
-            raise self._missing(f"row {self.layout.span(chunk)[0] + n_there} is not there")
-        return n_there
+            raise self._missing(f"row {start + n_there} is not there")
+        return min(n_there, stop - start)
 
     def _check_span(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_frames:

@@ -26,7 +26,7 @@ def sound_rows(embedding: Embedding, chunk: int, n_committed: int) -> int:
     if not n_committed:
         return 0
     is_sound = embedding.ends_sound(chunk, n_committed) if n_committed == stop - start else embedding.is_sound(chunk)
-    return n_committed if is_sound else 0
+    return min(n_committed, stop - start) if is_sound else 0
 
 
 class OpenChunk:

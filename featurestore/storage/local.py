@@ -10,6 +10,7 @@ import io
 import mmap
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -25,6 +26,7 @@ from .base import Bytes, Storage, checked_key
 _LEFT_BEHIND_S: Final = 3600.0  # a file is written in seconds; what is hidden for an hour was left by a kill
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_BYTES: Final = 1 << 16
 _PARTIAL: Final = ".*.partial.*"
 
 
@@ -55,9 +57,11 @@ class LocalStorage(Storage):
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            parts = [os.read(handle, 1 << 16)]
-            while len(parts[-1]) == 1 << 16:
-                parts.append(os.read(handle, 1 << 16))
+            parts = [os.read(handle, _READ_BYTES)]
+            while len(parts[-1]) == _READ_BYTES:
+                parts.append(os.read(handle, _READ_BYTES))
+        except IsADirectoryError:
+            return None
         finally:
             os.close(handle)
         return b"".join(parts)
@@ -86,9 +90,10 @@ class LocalStorage(Storage):
     def size(self, key: str) -> int | None:
         """An object's length in bytes; None where there is none."""
         try:
-            return os.stat(self._prefix + key).st_size  # noqa: PTH116 - a Path costs more than the call
+            found = os.stat(self._prefix + key)  # noqa: PTH116 - a Path costs more than the call
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def names(self, prefix: str = "") -> list[str]:
         """The names directly under a prefix, sorted; hidden ones are left out."""

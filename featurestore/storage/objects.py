@@ -125,6 +125,7 @@ class ObjectStorage(Storage):
     def create(self, prefix: str, files: Mapping[str, bytes]) -> bool:
         """Make a group of objects, its ``zarr.json`` last and only if there is none: that one decides."""
         import obstore
+        from obstore.exceptions import AlreadyExistsError
 
         for key, raw in files.items():
             if key != _GROUP_FILE:
@@ -132,7 +133,7 @@ class ObjectStorage(Storage):
         with self._asking(prefix):
             try:
                 obstore.put(self._store, f"{prefix}/{_GROUP_FILE}", files[_GROUP_FILE], mode="create")
-            except FileExistsError:
+            except (AlreadyExistsError, FileExistsError):
                 return False
         return True
 
@@ -158,8 +159,6 @@ class ObjectStorage(Storage):
                 "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy."
             ) from error
         except (BaseError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
             raise StoreError(
                 f"The object store did not answer as it should ({self.where(key)}): {_first_line(error)}. "
                 "Check the URL, AWS_ENDPOINT_URL and the network, and run the same command again."
