@@ -321,15 +321,17 @@ class Embedding:
         It is not where a kill hit one of two workers that wrote the same chunk: then the shorter version may stand
         under the commit of the longer one, and ends in NaN.
         """
-        last: FloatArray = np.empty((1, *self.row_shape), dtype=self.dtype)
-        self.chunks.read_into(chunk, last, first=n_rows - 1)
-        return self._is_there(chunk, n_rows, last[0])
-
-    def _is_there(self, chunk: int, n_rows: int, last: FloatArray) -> bool:
-        """Whether `last`, the last of a chunk's `n_rows` rows, holds an embedding, or failed."""
-        if not np.isnan(last.flat[0]):
+        row: FloatArray = np.empty((1, *self.row_shape), dtype=self.dtype)
+        self.chunks.read_into(chunk, row, first=n_rows - 1)
+        if not np.isnan(row.flat[0]):
             return True
-        return self.layout.span(chunk)[0] + n_rows - 1 in self.failure_log.read(chunk)
+        start, _ = self.layout.span(chunk)
+        failed = {each - start for each in self.failure_log.read(chunk)}
+        last = next((each for each in range(n_rows - 1, -1, -1) if each not in failed), None)
+        if last is None:
+            return True
+        self.chunks.read_into(chunk, row, first=last)
+        return not np.isnan(row.flat[0])
 
     def _withdraw(self, chunk: int) -> None:
         self.commits.remove(chunk)
@@ -342,7 +344,7 @@ class Embedding:
         self.chunks.read_into(chunk, out)
         if self.storage.is_remote:
             self._check_fetched(chunk, out)
-        elif not self._is_there(chunk, len(out), out[-1]):
+        elif np.isnan(out[-1].flat[0]) and not self.ends_sound(chunk, len(out)):
             raise self.chunks.damaged(chunk, "its last rows are missing")
 
     def _view(self, chunk: int, n_rows: int) -> FloatArray:
@@ -355,7 +357,7 @@ class Embedding:
                 self._check_fetched(chunk, view)
                 for old in list(self._views)[: len(self._views) + 1 - _MAX_FETCHED]:
                     self._views.pop(old, None)
-            elif not self._is_there(chunk, n_there, view[-1]):
+            elif np.isnan(view[-1].flat[0]) and not self.ends_sound(chunk, n_there):
                 raise self.chunks.damaged(chunk, "its last rows are missing")
             self._views[chunk] = view
         return view

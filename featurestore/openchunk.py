@@ -2,10 +2,11 @@
 
 Order of writing: the chunk, its failures, its commit; the first two safe from a power cut before the next begins.
 A kill between any two leaves the last commit true (see commits.py). Two workers that were given the same chunk write
-the same rows; the one with fewer leaves what the other has committed.
+the same rows; the one with fewer leaves what the other has committed, and each looks whether what it wrote stands.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from .commits import NO_COMMIT, commit_of
 from .embedding import Embedding
 from .layout import FloatArray
 from .precision import store_rows
+
+_MOST_TRIES: Final = 20  # each is lost only if another worker writes the chunk in the same few milliseconds
 
 
 def sound_rows(embedding: Embedding, chunk: int, n_committed: int) -> int:
@@ -39,13 +42,18 @@ class OpenChunk:
     chunk
         Its number. Committed rows are read back if they are sound; otherwise their commit is withdrawn and
         the chunk starts over.
+    at
+        The table row that the caller goes on with; rows before those that are missing may come again, since another
+        worker may have committed them meanwhile.
     now_s
         The time it was opened, on the writer's clock.
     buffer : shape (chunk_rows, *row_shape)
         Memory to use, of a chunk that is done; None for new.
     """
 
-    def __init__(self, embedding: Embedding, chunk: int, now_s: float, buffer: FloatArray | None = None) -> None:
+    def __init__(
+        self, embedding: Embedding, chunk: int, *, at: int, now_s: float, buffer: FloatArray | None = None
+    ) -> None:
         self.chunk = chunk
         self.start, self.stop = embedding.layout.span(chunk)
         self.committed_at_s = now_s
@@ -62,7 +70,7 @@ class OpenChunk:
             self._failures = {row: why for row, why in reasons.items() if row < self.start + self.n_committed}
         elif committed != NO_COMMIT:
             embedding.commits.remove(chunk)
-        self._n_rows = first_row(embedding, chunk, self.n_committed) - self.start
+        self._n_rows = min(at, first_row(embedding, chunk, self.n_committed)) - self.start
 
     @property
     def next_row(self) -> int:
@@ -97,15 +105,29 @@ class OpenChunk:
         self.committed_at_s = now_s
         if n_rows <= self.n_committed:
             return
-        embedding = self._embedding
-        there = embedding.commits.read(self.chunk)
-        if there.n_rows < n_rows or not embedding.chunks.is_whole(self.chunk):
-            rows = self.buffer[:n_rows]
-            embedding.chunks.write(self.chunk, rows)
-            failures = {row: why for row, why in self._failures.items() if row < self.start + n_rows}
-            embedding.failure_log.write(self.chunk, failures)
-            embedding.commits.write(self.chunk, commit_of(rows))
+        failures = {row: why for row, why in self._failures.items() if row < self.start + n_rows}
+        there = self._embedding.commits.read(self.chunk)
+        if there.n_rows < n_rows or not self._stands(there.n_rows, failures):
+            self._write(n_rows, failures)
         self.n_committed = n_rows
+
+    def _write(self, n_rows: int, failures: Mapping[int, str]) -> None:
+        """Write until it stands: another worker may put its shorter version between our chunk and our commit."""
+        embedding, rows = self._embedding, self.buffer[:n_rows]
+        commit = commit_of(rows)
+        for _ in range(_MOST_TRIES):
+            embedding.chunks.write(self.chunk, rows)
+            embedding.failure_log.write(self.chunk, failures)
+            embedding.commits.write(self.chunk, commit)
+            if self._stands(n_rows, failures):
+                return
+
+    def _stands(self, n_rows: int, failures: Mapping[int, str]) -> bool:
+        """Whether the chunk has `n_rows` rows, and these failures."""
+        embedding = self._embedding
+        if not embedding.chunks.is_whole(self.chunk) or not embedding.ends_sound(self.chunk, n_rows):
+            return False
+        return failures.keys() <= embedding.failure_log.read(self.chunk).keys()
 
 
 def first_row(embedding: Embedding, chunk: int, n_sound: int) -> int:

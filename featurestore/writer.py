@@ -88,6 +88,8 @@ class EmbeddingWriter:
     def append(self, start: int, rows: npt.NDArray[np.floating], failures: Mapping[int, str] | None = None) -> None:
         """Add the embeddings of table rows [start, start + len(rows)), which go on where their chunk stands.
 
+        Of rows that were committed before, by another worker perhaps, the committed values stay.
+
         Parameters
         ----------
         start
@@ -121,7 +123,7 @@ class EmbeddingWriter:
             )
         if not len(rows):
             return
-        open_chunk = self._chunk_of(start)
+        open_chunk = self._chunk_at(start)
         if start != open_chunk.next_row:
             raise ShapeError(
                 f"Chunk {open_chunk.chunk} of encoder {self.embedding.name!r} goes on with table row "
@@ -183,7 +185,7 @@ class EmbeddingWriter:
                 f"{self.embedding.name!r} leave theirs, which ends at {chunk_stop}. Take the rows from pending()."
             )
 
-    def _chunk_of(self, start: int) -> OpenChunk:
+    def _chunk_at(self, start: int) -> OpenChunk:
         """The open chunk of a table row; another one that is open is committed first."""
         chunk = start // self.embedding.chunk_rows
         if self._open is not None and self._open.chunk == chunk:
@@ -196,6 +198,6 @@ class EmbeddingWriter:
                     f"to chunk {chunk}."
                 )
             self._commit(self._open)
-        self._open = OpenChunk(self.embedding, chunk, self._clock(), self._spare)
+        self._open = OpenChunk(self.embedding, chunk, at=start, now_s=self._clock(), buffer=self._spare)
         self._spare = None
         return self._open

@@ -7,10 +7,13 @@ are files that are mapped like a local store's. Written objects pass through. Cl
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from .base import Bytes, Storage
 from .local import LocalStorage
 from .objects import ObjectStorage
+
+_FEW_BYTES: Final = 1 << 16
 
 
 class CachedStorage(Storage):
@@ -57,6 +60,12 @@ class CachedStorage(Storage):
         for old in tags:
             self._copies.remove(f"{folder}/{old}")
         return self._copies.view(name) or content
+
+    def read_into(self, key: str, out: memoryview, offset: int = 0) -> int | None:
+        """Copy an object's bytes from `offset` on to `out`: a few from the object store, many through the copy."""
+        if len(out) < _FEW_BYTES:
+            return self._remote.read_into(key, out, offset)
+        return super().read_into(key, out, offset)
 
     def size(self, key: str) -> int | None:
         """An object's length in bytes; None where there is none."""

@@ -62,6 +62,24 @@ class ObjectStorage(Storage):
             except FileNotFoundError:
                 return None
 
+    def read_into(self, key: str, out: memoryview, offset: int = 0) -> int | None:
+        """Copy an object's bytes from `offset` on to `out`; no others are fetched."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        with self._asking(key):
+            try:
+                part = memoryview(obstore.get_range(self._store, key, start=offset, length=len(out)))
+            except FileNotFoundError:
+                return None
+            except BaseError:
+                n_bytes = self.size(key)
+                if n_bytes is None or offset < n_bytes:
+                    raise
+                return 0  # a range that begins past the end is an error there
+            out[: len(part)] = part
+            return len(part)
+
     def fetch(self, key: str, known: str | None) -> tuple[str, memoryview | None] | None:
         """An object with its ETag, unless that is `known`: then without its bytes; None where there is none."""
         import obstore

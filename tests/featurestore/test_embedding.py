@@ -164,6 +164,55 @@ def test_verify_names_the_chunk_with_a_flipped_bit(embedding: Embedding) -> None
     assert embedding.verify() == [2]
 
 
+def test_every_one_of_a_hundred_flipped_bits_is_found(
+    make_store: MakeStore, provenance: Provenance, rows: FloatArray
+) -> None:
+    """Anywhere in what counts: rows, commits, failures; and it is named, dropped, computed again."""
+    store = make_store(N_FRAMES)
+    with store.writer("au", provenance, row_shape=(3,), chunk_rows=CHUNK_ROWS, batch_rows=2) as writer:
+        for task in writer.pending():
+            failures = {row: "no such file" for row in (5, 49) if task.start <= row < task.stop}
+            writer.append(task.start, rows[task.start : task.stop], failures)
+    embedding = store.embedding("au")
+    whole = embedding.load().tobytes()
+    rng = np.random.default_rng(100)
+    counted = {embedding.chunks.key(chunk): (chunk, 96) for chunk in range(3)}
+    counted |= {embedding.chunks.key(3): (3, 12)}  # two rows; what is behind them is no data
+    counted |= {embedding.commits.key(chunk): (chunk, 16) for chunk in range(4)}
+    keys = list(counted)
+    found = 0
+    for flip in range(100):
+        key = keys[flip % len(keys)]
+        chunk, n_bytes = counted[key]
+        raw = bytearray(store.storage.read(key) or b"")
+        raw[rng.integers(n_bytes)] ^= 1 << rng.integers(8)
+        path_of(embedding, key).write_bytes(raw)
+        found += store.embedding("au").verify() == [chunk]
+        assert store.embedding("au").repair() == [chunk], f"flip {flip} in {key}"
+        assert store.embedding("au").rows_done() < N_FRAMES
+        with store.writer("au", provenance, row_shape=(3,)) as writer:
+            for task in writer.pending():
+                failures = {row: "no such file" for row in (5, 49) if task.start <= row < task.stop}
+                writer.append(task.start, rows[task.start : task.stop], failures)
+        assert store.embedding("au").load().tobytes() == whole
+    assert found == 100
+
+
+def test_failures_that_were_lost_are_found(make_store: MakeStore, provenance: Provenance, rows: FloatArray) -> None:
+    store = make_store(N_FRAMES)
+    with store.writer("au", provenance, row_shape=(3,), chunk_rows=CHUNK_ROWS) as writer:
+        writer.append(0, rows[:16], {3: "no such file"})
+    embedding = store.embedding("au")
+    assert embedding.verify() == []
+    path = path_of(embedding, embedding.failure_log.key(0))
+    good = path.read_text()
+    for text in ("{}", "{", good.replace("3", "4"), good.replace("{", '{"4": "gone", ')):
+        path.write_text(text)
+        assert embedding.verify() == [0]
+    path.unlink()
+    assert embedding.verify() == [0]
+
+
 def test_verify_does_not_look_past_the_commit(partial: Embedding) -> None:
     path = path_of(partial, partial.chunks.key(2))
     raw = bytearray(path.read_bytes())

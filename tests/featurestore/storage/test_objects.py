@@ -95,7 +95,7 @@ def test_a_copy_that_rotted_is_not_served(url: str, tmp_path: Path) -> None:
     raw = bytearray(copy.read_bytes())
     raw[9] ^= 1
     copy.write_bytes(raw)
-    with pytest.raises(StoreError, match="Chunk 3 of encoder 'au'.*other bytes than were written"):
+    with pytest.raises(StoreError, match=r"Chunk 3 of encoder 'au'.*other bytes than were written"):
         FeatureStore.open(url, cache=tmp_path / "cache").embedding("au").load()
 
 
@@ -106,7 +106,7 @@ def test_what_was_damaged_on_the_way_is_not_served(url: str) -> None:
     storage.write("au/embedding/c.2.0", [bytes(raw)])
     embedding = FeatureStore.open(url).embedding("au")
     for read in (embedding.load, lambda: embedding.read(64, 66), lambda: embedding.gather(np.array([65, 1]))):
-        with pytest.raises(StoreError, match="Chunk 2 of encoder 'au'.*other bytes than were written"):
+        with pytest.raises(StoreError, match=r"Chunk 2 of encoder 'au'.*other bytes than were written"):
             read()
 
 
@@ -117,7 +117,9 @@ def test_a_url_that_cannot_be_used(s3_server: str, monkeypatch: pytest.MonkeyPat
         ObjectStorage("s3://no-such-bucket/features").write("a", [b"x"])
     monkeypatch.setattr(objects, "_RETRY_S", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
-    with pytest.raises(StoreError, match=r"did not answer as it should \(s3://lab/features/zarr.json\).*AWS_ENDPOINT_URL"):
+    with pytest.raises(
+        StoreError, match=r"did not answer as it should \(s3://lab/features/zarr.json\).*AWS_ENDPOINT_URL"
+    ):
         FeatureStore.open("s3://lab/features")
 
 
@@ -131,5 +133,3 @@ def test_without_the_extra_the_message_says_how_to_get_it() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "pip install 'abaw[s3]'" in ran.stdout
-
-

@@ -128,7 +128,7 @@ def test_writes_what_is_missing_and_no_more(store: FeatureStore, provenance: Pro
         return
     fill(store, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, 6))
     assert store.embedding("v").load().tobytes() == rows_of(N_FRAMES, 6).tobytes()
-    with pytest.raises(EncoderMismatchError, match="weights v there, w now.*Extract it as v@2, which keeps both"):
+    with pytest.raises(EncoderMismatchError, match=r"weights v there, w now.*Extract it as v@2, which keeps both"):
         store.writer("v", replace(provenance, weights="w"), row_shape=(6,))
     fill(store, "v@2", replace(provenance, weights="w"), rows_of(N_FRAMES, 6))
     assert store.free_version("v") == store.free_version("v@2") == "v@3"
@@ -180,5 +180,3 @@ def test_the_store_grows_by_whole_videos(
     assert embedding.failures() == FAILED
     assert embedding.verify() == before.verify() == []
     assert before.load().tobytes() == rows_of(N_FRAMES, 6).tobytes()  # who had it open reads on
-
-

@@ -36,7 +36,10 @@ def test_the_same_store_gives_the_same_file(zipped: Path, tmp_path: Path) -> Non
 
 
 def test_a_file_that_was_deflated_by_another_tool_is_read(zipped: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(zipped) as source, zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(zipped) as source,
+        zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for info in source.infolist():
             target.writestr(info.filename, source.read(info))
     assert (tmp_path / "small.zip").stat().st_size < zipped.stat().st_size
