@@ -20,15 +20,17 @@ _NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 @contextlib.contextmanager
-def replace_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def replace_file(path: Path, *, flush: bool = True, flush_name: bool = True) -> Iterator[Path]:
     """Replace a file by what the body writes to the yielded path, or leave it as it was.
 
     Parameters
     ----------
     path
         The file that will be there afterwards; its folder exists.
-    sync
-        Flush it to the disk. Without, a kill cannot take it back, but a power cut can.
+    flush
+        Bring its bytes to the disk before it gets its name; without, a power cut may leave it empty.
+    flush_name
+        Bring the name to the disk too; without, a power cut may bring back what was there before.
 
     Yields
     ------
@@ -49,10 +51,10 @@ def replace_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     partial = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
     try:
         yield partial
-        if sync:
+        if flush:
             flush_file(partial)
         os.replace(partial, path)  # noqa: PTH105 - named in tests, and by what every reader of this looks for
-        if sync:
+        if flush_name:
             flush_folder(path.parent)
     except AbawError:
         raise

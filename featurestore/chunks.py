@@ -86,7 +86,7 @@ class ChunkFiles:
         return rows.reshape(self._layout.chunk_rows, *self._layout.row_shape)
 
     def write(self, chunk: int, rows: FloatArray) -> None:
-        """Replace a chunk by `rows`, shape (n_rows, *row_shape), then NaN; safe from a power cut."""
+        """Replace a chunk by `rows`, shape (n_rows, *row_shape), then NaN; whole even after a power cut."""
         n_tail = self._layout.chunk_rows - len(rows)
         tail: FloatArray = np.full((n_tail, *self._layout.row_shape), np.nan, dtype=self._layout.dtype)
         parts = [part.reshape(-1).view(np.uint8).data for part in (rows, tail) if len(part)]

@@ -72,7 +72,7 @@ class CommitLog:
 
     def write(self, chunk: int, commit: Commit) -> None:
         """Put a record in place; a power cut may take it back until the storage has synced, a kill cannot."""
-        self._storage.write(self.key(chunk), [_RECORD.pack(*commit)], sync=False)
+        self._storage.write(self.key(chunk), [_RECORD.pack(*commit)], flush=False)
 
     def remove(self, chunk: int) -> None:
         """Take a record back, for good: its rows are not there any more."""

@@ -1,8 +1,8 @@
 """The chunk that is being written: its rows so far, and how they reach the disk.
 
-Order of writing: the chunk, its failures, its commit; the first two safe from a power cut before the next begins.
-A kill between any two leaves the last commit true (see commits.py). Two workers that were given the same chunk write
-the same rows; the one with fewer leaves what the other has committed, and each looks whether what it wrote stands.
+Order of writing: the chunk, its failures, its commit; the first two flushed before the next begins. A kill between
+any two leaves the last commit true (see commits.py). Two workers that were given the same chunk write the same rows;
+the one with fewer leaves what the other has committed, and each looks whether what it wrote stands.
 """
 
 from collections.abc import Collection, Mapping

@@ -115,6 +115,7 @@ class FeatureStore:
         # The table first: one that is longer than the root says is cut to what it says (see `frames`).
         storage.write(FRAMES_FILE, [frames.to_bytes()])
         write_root(storage, root)
+        storage.sync()
         return cls(storage)
 
     @classmethod
@@ -282,6 +283,7 @@ class FeatureStore:
         if embedding.record.frames != self._root.frames:
             grown = replace(embedding.record, frames=self._root.frames, layout=embedding.layout)
             grow_encoder(self.storage, name, grown)
+            self.storage.sync()
             embedding = self.embedding(name)
         if isinstance(self.storage, LocalStorage):
             self.storage.tidy(name)

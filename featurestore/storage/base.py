@@ -75,7 +75,7 @@ class Storage(ABC):
         """The bytes of several objects, as `read` gives each."""
         return [self.read(key) for key in keys]
 
-    def write(self, key: str, parts: Sequence[Bytes], *, sync: bool = True) -> None:
+    def write(self, key: str, parts: Sequence[Bytes], *, flush: bool = True) -> None:
         """Replace an object by the bytes of `parts`, one after the other.
 
         Parameters
@@ -84,9 +84,9 @@ class Storage(ABC):
             Its key.
         parts
             The bytes.
-        sync
-            Return when a power cut cannot take them back; without, they are safe from a kill, and from a power
-            cut after `sync`.
+        flush
+            What is found under the key, also after a power cut, is then whole: the old object or the new one. Without,
+            it may be empty after a power cut. A kill can do no harm in either case; see `sync`.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Storage(ABC):
         raise self._refusal()
 
     def sync(self) -> None:  # noqa: B027 - most places have nothing to wait for
-        """Return when a power cut cannot take back what was written before."""
+        """Return when a power cut cannot take back what this process wrote before."""
 
     def remove(self, key: str) -> None:
         """Remove an object, for good; nothing happens where there is none."""

@@ -56,7 +56,7 @@ class CachedStorage(Storage):
             return copy
         # A copy's name is its tag, so that processes which fetch two versions at once cannot mix them up.
         name = f"{folder}/{_name_of(tag)}"
-        self._copies.write(name, [content], sync=False)
+        self._copies.write(name, [content], flush=False)
         for old in tags:
             self._copies.remove(f"{folder}/{old}")
         return self._copies.view(name) or content
@@ -83,9 +83,9 @@ class CachedStorage(Storage):
         """The bytes of several objects, fetched side by side."""
         return self._remote.read_many(keys)
 
-    def write(self, key: str, parts: Sequence[Bytes], *, sync: bool = True) -> None:
+    def write(self, key: str, parts: Sequence[Bytes], *, flush: bool = True) -> None:
         """Replace an object."""
-        self._remote.write(key, parts, sync=sync)
+        self._remote.write(key, parts, flush=flush)
 
     def remove(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""

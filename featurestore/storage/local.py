@@ -1,7 +1,8 @@
 """A folder: objects are files, read by mapping them.
 
 A file is written beside its place under a hidden name, flushed, and renamed; a group is made in a hidden folder and
-renamed; one that is removed is renamed first. So a kill leaves hidden names at most, which nothing reads.
+renamed; one that is removed is renamed first. So a kill leaves hidden names at most, which nothing reads. The renames
+themselves are flushed together, by `sync`: a power cut may take the last ones back, but never leaves half a file.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from .base import Bytes, Storage, checked_key
 _LEFT_BEHIND_S: Final = 3600.0  # a file is written in seconds; what is hidden for an hour was left by a kill
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FLUSHERS: Final = 8
 _READ_BYTES: Final = 1 << 16
 _PARTIAL: Final = ".*.partial.*"
 
@@ -43,7 +46,8 @@ class LocalStorage(Storage):
         self.root = root
         self.location = str(root)
         self._prefix = f"{root}/"
-        self._unsynced: set[Path] = set()
+        self._unflushed: set[Path] = set()
+        self._renamed_in: set[Path] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> "tuple[Callable[[Path], LocalStorage], tuple[Path]]":
@@ -123,34 +127,35 @@ class LocalStorage(Storage):
                     found[key] = entry.stat().st_size
         return dict(sorted(found.items()))
 
-    def write(self, key: str, parts: Sequence[Bytes], *, sync: bool = True) -> None:
+    def write(self, key: str, parts: Sequence[Bytes], *, flush: bool = True) -> None:
         """Replace a file by the bytes of `parts`; see `Storage.write`."""
         path = self.root / checked_key(key)
         with self._writing(key):
             try:
-                self._replace(path, parts, sync=sync)
+                self._replace(path, parts, flush=flush)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._replace(path, parts, sync=sync)
-        if not sync:
-            with self._lock:
-                self._unsynced.add(path)
+                self._replace(path, parts, flush=flush)
+        with self._lock:
+            self._renamed_in.add(path.parent)
+            if not flush:
+                self._unflushed.add(path)
 
-    def _replace(self, path: Path, parts: Sequence[Bytes], *, sync: bool) -> None:
-        with replace_file(path, sync=sync) as partial, io.FileIO(partial, "wb") as file:
+    def _replace(self, path: Path, parts: Sequence[Bytes], *, flush: bool) -> None:
+        with replace_file(path, flush=flush, flush_name=False) as partial, io.FileIO(partial, "wb") as file:
             for part in parts:
                 rest = memoryview(part)
                 while len(rest):
                     rest = rest[file.write(rest) :]
 
     def sync(self) -> None:
-        """Flush what was written unflushed, each folder once."""
+        """Flush what was written unflushed, then the names: many small files at once, which share the disk's waits."""
         with self._lock:
-            paths, self._unsynced = self._unsynced, set()
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # removed since
-                flush_file(path)
-        for folder in {path.parent for path in paths}:
+            paths, self._unflushed = self._unflushed, set()
+            folders, self._renamed_in = self._renamed_in, set()
+        with ThreadPoolExecutor(_FLUSHERS) as pool:
+            list(pool.map(_flush_if_there, paths))
+        for folder in folders:
             with contextlib.suppress(FileNotFoundError):
                 flush_folder(folder)
 
@@ -229,3 +234,8 @@ class LocalStorage(Storage):
                     "Free some space and run the same command again."
                 ) from error
             raise
+
+
+def _flush_if_there(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # removed since
+        flush_file(path)

@@ -38,7 +38,7 @@ class MemoryStorage(Storage):
         start = f"{prefix}/" if prefix else ""
         return {key: len(raw) for key, raw in sorted(self._objects.items()) if key.startswith(start)}
 
-    def write(self, key: str, parts: Sequence[Bytes], *, sync: bool = True) -> None:
+    def write(self, key: str, parts: Sequence[Bytes], *, flush: bool = True) -> None:
         """Replace an object by the bytes of `parts`."""
         self._objects[checked_key(key)] = b"".join(parts)
 

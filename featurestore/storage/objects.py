@@ -126,7 +126,7 @@ class ObjectStorage(Storage):
         with ThreadPoolExecutor(MAX_REQUESTS) as pool:
             return list(pool.map(self.read, keys))
 
-    def write(self, key: str, parts: Sequence[Bytes], *, sync: bool = True) -> None:
+    def write(self, key: str, parts: Sequence[Bytes], *, flush: bool = True) -> None:
         """Replace an object by the bytes of `parts`; it is durable when this returns."""
         import obstore
 

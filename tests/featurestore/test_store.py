@@ -19,6 +19,8 @@ from featurestore.errors import (
     StoreError,
 )
 from featurestore.frames import FrameTable
+from featurestore.layout import ChunkLayout
+from featurestore.metadata import EncoderRecord, FramesRecord, create_encoder
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
 
@@ -164,9 +166,79 @@ def test_other_frames_are_refused_where_there_are_embeddings(
     store = FeatureStore.create(Path(store.location), make_frames(N_FRAMES, video="w"))
     assert store.frames.data["video"][0] == "w000000"
     extract(store, "au", provenance)
-    with pytest.raises(FrameMismatchError, match=r"keeps its 20 rows.*20 are missing.*20 are further frames|keeps its"):
+    with pytest.raises(FrameMismatchError, match=r"keeps its 20 rows.*20 are missing.*, 0 are further"):
         FeatureStore.create(Path(store.location), make_frames(N_FRAMES))
     assert FeatureStore.open(Path(store.location)).fingerprint == store.fingerprint
+
+
+def grown_frames(make_frames: MakeFrames, n_videos: int) -> FrameTable:
+    """The store's 20 frames of videos v, and whole videos w after them."""
+    return FrameTable(make_frames(N_FRAMES).data.vstack(make_frames(7 * n_videos, video="w").data))
+
+
+def test_videos_are_appended_when_that_is_asked_for(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    more = grown_frames(make_frames, 2)
+    with pytest.raises(FrameMismatchError, match=r"\(au\); these are 14 frames of 2 videos more.*abaw frames --add"):
+        FeatureStore.create(store.location, more)
+    assert FeatureStore.open(store.location).n_frames == N_FRAMES
+    for n_videos in (2, 3):
+        grown = FeatureStore.create(store.location, grown_frames(make_frames, n_videos), add=True)
+        assert grown.n_frames == N_FRAMES + 7 * n_videos
+        with pytest.raises(MissingEmbeddingsError, match=f"{N_FRAMES + 7 * n_videos - 7} of|{N_FRAMES} of"):
+            grown.embedding("au").load()
+        extract(grown, "au", provenance, 2.0)
+    values = grown.embedding("au").load()[:, 0].tolist()
+    assert values == [1.0] * N_FRAMES + [2.0] * 21
+    assert grown.embedding("au").frames_fingerprint == grown.fingerprint
+    # The array that any Zarr reader sees has grown with it.
+    assert zarr.open_group(grown.location, mode="r")["au/embedding"].shape == (41, 3)
+    # What is asked for without an order of its own gets the store's.
+    in_any_order = FrameTable(grown_frames(make_frames, 3).data.sort("video", "frame", descending=[True, False]))
+    assert FeatureStore.create(store.location, in_any_order).fingerprint == grown.fingerprint
+
+
+def test_a_kill_while_the_store_grows_leaves_it_as_it_was(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    grown_frames(make_frames, 2).write(Path(store.location) / "frames.parquet")  # and no more than that
+    again = FeatureStore.open(store.location)
+    assert len(again.frames) == again.n_frames == N_FRAMES
+    assert (again.embedding("au").load() == 1.0).all()
+    assert FeatureStore.create(store.location, grown_frames(make_frames, 2), add=True).n_frames == N_FRAMES + 14
+
+
+def test_a_kill_while_an_encoder_grows_loses_nothing(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    before = (Path(store.location) / "au" / "zarr.json").read_bytes()
+    grown = FeatureStore.create(store.location, grown_frames(make_frames, 2), add=True)
+    grown.writer("au", provenance, row_shape=(3,))
+    (Path(store.location) / "au" / "zarr.json").write_bytes(before)  # the arrays are longer, the group does not say so
+    assert grown.embedding("au").rows_done() == N_FRAMES
+    extract(grown, "au", provenance, 2.0)
+    assert grown.embedding("au").is_complete()
+
+
+def test_a_store_of_an_older_layout_is_read_and_gone_on_with(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    layout = ChunkLayout(
+        n_frames=N_FRAMES, row_shape=(3,), dtype=np.dtype("<f2"), chunk_rows=8, batch_rows=1, separator="/"
+    )
+    frames = FramesRecord(n_frames=N_FRAMES, fingerprint=store.fingerprint)
+    create_encoder(store.storage, "au", EncoderRecord(frames=frames, provenance=provenance, layout=layout))
+    extract(store, "au", provenance)
+    assert (Path(store.location) / "au/embedding/c/2/0").stat().st_size == 48
+    assert (Path(store.location) / "au/commits/c/2/0").stat().st_size == 16
+    assert (store.embedding("au").load() == 1.0).all()
+    assert (np.asarray(zarr.open_group(store.location, mode="r")["au/embedding"][:]) == 1.0).all()
 
 
 def test_a_table_that_was_swapped_is_refused(make_store: MakeStore, make_frames: MakeFrames) -> None:

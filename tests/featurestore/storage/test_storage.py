@@ -22,7 +22,7 @@ def test_what_was_written_is_read(storage: Storage) -> None:
     assert storage.read("a/b.bin") == b"one two"
     assert bytes(storage.view("a/b.bin") or b"") == b"one two"
     assert storage.size("a/b.bin") == 7
-    storage.write("a/b.bin", [b"three"], sync=False)
+    storage.write("a/b.bin", [b"three"], flush=False)
     storage.sync()
     assert storage.read("a/b.bin") == bytes(storage.view("a/b.bin") or b"") == b"three"
 
