@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from material import random_frames
-from PIL import Image
+from material import IMAGE_PX, random_frames, write_images
 from report import Measure, Options, parse_options, report, side_by_side, wall_s
 
 from extractor.encoder import Encoder, EncoderSpec
 from extractor.extract import ExtractConfig, extract
 from extractor.precision import DTYPES, choose_precision
+from featurestore.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 from heads.devices import resolve_device
 
-IMAGE_PX = 112  # s-Aff-Wild2's crops
 N_IMAGES_MEMORY = 64
 CPU = EncoderSpec(architecture="vit_small_patch16_224", input_px=112, arguments={"img_size": 112})
 GPU = EncoderSpec(architecture="vit_base_patch16_224", input_px=224)
@@ -64,7 +62,7 @@ def measure_speed(folder: Path, options: Options) -> list[Measure]:
 
     def extract_s(names: Sequence[str]) -> float:
         chosen = {name: encoders[name] for name in names}
-        seconds = wall_s(lambda: extract(store, chosen, folder / "images", config))
+        seconds = wall_s(lambda: extract(store, chosen, ImageFolder(folder / "images"), config))
         for name in names:
             if not store.embedding(name).is_complete():
                 raise RuntimeError(f"The extraction of {name} is not complete: nothing to compare.")
@@ -126,20 +124,9 @@ def measure_memory(folder: Path, n_frames: int) -> Measure:
 def extraction_peak_mb(store: Path, image_root: Path) -> float:
     """Extract with the smallest of encoders, and say how much memory this process held at its peak."""
     config = ExtractConfig(device="cpu", batch=32)
-    extract(FeatureStore.open(store), {"smallest": Encoder(SMALLEST).eval()}, image_root, config)
+    extract(FeatureStore.open(store), {"smallest": Encoder(SMALLEST).eval()}, ImageFolder(image_root), config)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # macOS counts bytes, Linux KiB
-
-
-def write_images(folder: Path, n_images: int) -> None:
-    """JPEGs of smooth shapes under a little noise, about as large as those of faces."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(n_images):
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC), dtype=np.float32)
-        noisy = smooth + rng.normal(0, 3, smooth.shape)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:06d}.jpg", quality=90)
 
 
 if __name__ == "__main__":

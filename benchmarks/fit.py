@@ -4,6 +4,9 @@ Fit's side is an epoch of `heads.fit.fit` as it reports it: shuffled windows, ro
 and masks, the loss, the optimiser, and the scoring of a val split that is kept small, since only training is meant.
 The other side is what cannot be saved: forward, loss, backward, clipping and optimiser on one batch, over and over.
 
+Below it, for the same head: an epoch on embeddings that are streamed from the store, in half of what they take and a
+batch, against the epoch on loaded ones. Their rows are read from the page cache.
+
 It is called fit.py, not heads.py: run as a script, a heads.py here would hide the package of that name.
 """
 
@@ -29,6 +32,7 @@ HEADS = {
     "fusion head, mae + au + v": HeadConfig(encoder="mae", fuse=("au", "v"), temporal="none"),
     "LSTM head, mae, S = 20": HeadConfig(encoder="mae", temporal="lstm"),
 }
+LOADED_BAR, STREAMED_BAR = 0.9, 0.8
 N_STEPS, N_STEPS_QUICK = {"none": 60, "lstm": 15}, {"none": 12, "lstm": 6}  # by temporal module: an LSTM's cost more
 
 
@@ -41,28 +45,40 @@ def main() -> None:
         n_steps = (N_STEPS_QUICK if options.quick else N_STEPS)[head.temporal]
         batch_rows = training.batch_frames // head.seq * head.seq  # whole windows
         with tempfile.TemporaryDirectory() as folder:
-            features = make_features(Path(folder) / "features", head, n_steps * batch_rows)
-        pair = side_by_side(
-            partial(epoch_s, features, head, training),
-            partial(wall_s, partial(BareStep(features, head, training, batch_rows).run, n_steps)),
-            rounds=5,
-            budget_s=options.budget_s,
-        )
-        what = f"{n_steps} training steps of {batch_rows} x {DIM}, {name} : module alone"
-        measures.append(Measure(measure=what, value=pair.ratio, bar=0.9, detail=pair.detail))
+            store = make_store(Path(folder) / "features", head, n_steps * batch_rows)
+            features, streamed = load_and_stream(store, head, batch_rows)
+            loaded_s = partial(epoch_s, features, head, training)
+            bare_s = partial(wall_s, partial(BareStep(features, head, training, batch_rows).run, n_steps))
+            steps = f"{n_steps} training steps of {batch_rows} x {DIM}, {name}"
+            for what, ours_s, other_s, bar in (
+                (f"{steps} : module alone", loaded_s, bare_s, LOADED_BAR),
+                (f"{steps}, streamed : loaded", partial(epoch_s, streamed, head, training), loaded_s, STREAMED_BAR),
+            ):
+                pair = side_by_side(ours_s, other_s, rounds=5, budget_s=options.budget_s / 2)
+                measures.append(Measure(measure=what, value=pair.ratio, bar=bar, detail=pair.detail))
     report(measures, options)
 
 
-def make_features(folder: Path, head: HeadConfig, n_train: int) -> FeatureSet:
-    """Random embeddings of a head's encoders, written to a store and loaded from it."""
+def make_store(folder: Path, head: HeadConfig, n_train: int) -> FeatureStore:
+    """Random embeddings of a head's encoders, in a store of small chunks, so that a small budget holds several."""
     frames = random_frames({"train": ("train", n_train), "val": ("val", N_VAL)})
     store = FeatureStore.create(folder, frames)
     for seed, name in enumerate(head.encoders):
         rows = random_rows(len(frames), DIM, seed=seed)
-        with store.writer(name, made_by(name), row_shape=(DIM,)) as writer:
+        with store.writer(name, made_by(name), row_shape=(DIM,), chunk_rows=256, batch_rows=256) as writer:
             for task in writer.pending():
                 writer.append(task.start, rows[task.start : task.stop])
-    return FeatureSet.load(store, head.encoders)
+    return store
+
+
+def load_and_stream(store: FeatureStore, head: HeadConfig, batch_rows: int) -> tuple[FeatureSet, FeatureSet]:
+    """The same embeddings, loaded as a whole, and streamed."""
+    n_bytes = len(head.encoders) * len(store.frames) * DIM * 2
+    batch_bytes = len(head.encoders) * batch_rows * DIM * (2 + 4)  # as stored, and cast
+    return (
+        FeatureSet.load(store, head.encoders, memory_bytes=n_bytes),
+        FeatureSet.load(store, head.encoders, memory_bytes=n_bytes // 2 + batch_bytes),
+    )
 
 
 def epoch_s(features: FeatureSet, head: HeadConfig, training: FitConfig) -> float:

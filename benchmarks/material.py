@@ -1,15 +1,18 @@
-"""What the benchmarks measure on: frame tables and embeddings drawn at random, made through the store's own API."""
+"""What the benchmarks measure on: frame tables, embeddings and images drawn at random, made through abaw's own API."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from PIL import Image
 
 from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.labels import AU_COLUMNS, EXPRESSIONS
 from featurestore.provenance import Provenance
 
+IMAGE_PX = 112  # s-Aff-Wild2's crops
 _BLOCK_ROWS = 1 << 14
 
 
@@ -57,3 +60,14 @@ def made_by(weights: str) -> Provenance:
     return Provenance(
         architecture="random", weights=weights, preprocessing={}, pooling="none", precision="float32", made_at="now"
     )
+
+
+def write_images(folder: Path, n_images: int) -> None:
+    """JPEGs of smooth shapes under a little noise, about as large as those of faces."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(n_images):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC), dtype=np.float32)
+        noisy = smooth + rng.normal(0, 3, smooth.shape)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:06d}.jpg", quality=90)

@@ -38,7 +38,7 @@ from pathlib import Path
 from featurestore.store import FeatureStore
 
 def peak_kib():
-    """Not getrusage, which counts the process that started this one."""
+    # Not getrusage, which counts the process that started this one.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

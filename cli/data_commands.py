@@ -52,10 +52,11 @@ def synth(
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace to make.")],
     *,
-    frames: Annotated[Path, typer.Option(help="Folder of the crops: <video>/<00001>.jpg.")],
+    frames: Annotated[Path, typer.Option(help="Folder of the crops: <video>/<00001>.jpg; or a pack of them, .h5.")],
     train: Annotated[Path, typer.Option(help="Annotations, such as training_set_annotations.txt.")],
     val: Annotated[Path, typer.Option(help="Annotations, such as validation_set_annotations.txt.")],
     test: Annotated[Path | None, typer.Option(help="Test list, such as MTL_Challenge_test_set_release.txt.")] = None,
+    store: Annotated[str, typer.Option(help="The feature store: a folder, or a URL as s3://bucket/x.")] = "features",
     force: ForceOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -66,7 +67,7 @@ def init(
     from .console import print_json, stdout
     from .workspace import CONFIG_FILE, WorkspaceConfig, create_workspace
 
-    config = WorkspaceConfig(frames=frames, train=train, val=val, test=test)
+    config = WorkspaceConfig(frames=frames, train=train, val=val, test=test, store=store)
     workspace = create_workspace(directory, config, force=force)
     if json_:
         print_json({"workspace": str(workspace.root), "config": str(workspace.root / CONFIG_FILE)})
@@ -74,27 +75,51 @@ def init(
     stdout.print(f"{workspace.root / CONFIG_FILE}\nNext: cd {directory} && abaw frames")
 
 
-def frames(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
-    """Read the annotations into the frame table, and print what is in them.
+def frames(
+    *,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Append the videos that are new in the annotations; all rows keep their place."),
+    ] = False,
+    pack: Annotated[
+        Path | None, typer.Option(help="Pack the images into one file, such as frames.h5, and read them there.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the pack once, and compare its digest.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Pack again, whatever is there under that name.")] = False,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Read the annotations into the frame table, and print what is in them; --pack puts all images into one file.
 
-    Labels may be corrected and this run again: embeddings stay as long as the frames are the same.
+    Labels may be corrected and this run again: embeddings stay as long as the frames are the same. With --add they stay
+    when there are more videos, too, and only the new ones remain to be extracted.
+
+    For example: abaw frames --pack frames.h5
     """
     from featurestore.annotations import build_frames, read_challenge
     from featurestore.audit import audit
     from featurestore.store import FeatureStore
 
     from .console import print_json, say, stdout
+    from .packing import images_to_audit, pack_target, update_pack
     from .render import audit_tables
     from .workspace import open_workspace
 
+    target = pack_target(pack, force=force)
     opened = open_workspace(workspace)
     files = read_challenge(opened.config.train, opened.config.val, opened.config.test)
-    found = audit(files, opened.config.frames)
     table = build_frames(files.train, files.val, files.test)
-    FeatureStore.create(opened.config.store, table, sources=files.sources)
+    store = FeatureStore.create(opened.config.store, table, sources=files.sources, add=add)
+    found = audit(files, images_to_audit(opened, store.frames, packing=target))
+    packed = update_pack(opened, store.frames, target, force=force, check=check)
     if json_:
-        print_json(found.as_dict())
+        print_json(found.as_dict() | ({} if packed is None else {"pack": packed.as_dict()}))
         return
     for each in audit_tables(found):
         stdout.print(each)
-    say(f"{len(table):,} frames in {opened.config.store}")
+    if packed is not None:
+        stdout.print(f"{packed}")
+    say(f"{store.n_frames:,} frames in {store.location}")
+    incomplete = [name for name in store.names() if store.rows_done(name) < store.n_frames]
+    if incomplete:
+        say(f"Next: abaw extract --encoder {','.join(incomplete)}, which computes the rows that are not there yet.")

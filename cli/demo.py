@@ -23,7 +23,7 @@ from extractor.synth.sheet import write_sheet
 from extractor.workbench import Workbench
 from featurestore.annotations import build_frames, read_challenge
 from featurestore.audit import audit
-from featurestore.exchange import import_npz
+from featurestore.exchange.importing import import_vectors
 from featurestore.store import FeatureStore
 from featurestore.submission import write_submission
 from heads.ablation import run_ablation
@@ -178,7 +178,7 @@ def _frames(root: Path, data: Path, narrator: Narrator) -> Workspace:
         create_workspace(root, config)
     workspace = open_workspace(root)
     files = read_challenge(workspace.config.train, workspace.config.val, workspace.config.test)
-    found = audit(files, workspace.config.frames)
+    found = audit(files, workspace.images())
     FeatureStore.create(workspace.config.store, build_frames(files.train, files.val, files.test), sources=files.sources)
     duplicates = sum(split.duplicates for split in found.splits.values())
     missing = sum(split.missing_images for split in found.splits.values())
@@ -192,7 +192,7 @@ def _pretrain(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
     with step_bar("pretrain mae") as on_step:
         made = pretrain(
             store.frames,
-            workspace.config.frames,
+            workspace.images(),
             Workbench(workspace.config.encoders, "mae"),
             PRETRAINING.model_copy(update={"seed": seed}),
             on_step=on_step,
@@ -210,7 +210,7 @@ def _finetune(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
         with step_bar(f"finetune {task}") as on_step:
             made = finetune(
                 store.frames,
-                workspace.config.frames,
+                workspace.images(),
                 load_encoder(workspace.find_encoder(parent)),
                 Workbench(workspace.config.encoders, task),
                 finetuning(task, seed),
@@ -228,14 +228,14 @@ def _extract(workspace: Workspace, store: FeatureStore, data: Path, narrator: Na
         report = extract(
             store,
             encoders,
-            workspace.config.frames,
+            workspace.images(),
             ExtractConfig(),
             on_progress=lambda done, total, failed: update(done, total, f"{failed} unreadable" if failed else ""),
         )
     rate = f"{report.frames_per_second:,.0f} frames/s through {len(names)} encoders" if report.n_frames else "all there"
     narrator.tell(f"{rate}; {len(store.embedding('mae').failures())} frame without an image is masked")
     narrator.step("Import the true state of the faces, the ceiling", "abaw store import truth.npz --encoder truth")
-    imported = import_npz(store, "truth", dataset_paths(data)["truth"])
+    imported = import_vectors(store, dataset_paths(data)["truth"], encoder="truth")
     narrator.tell(f"{imported.matched:,} rows matched by video and frame")
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from extractor.extract import ExtractReport
     from extractor.workbench import TrainedEncoder
     from featurestore.store import FeatureStore
+    from featurestore.writer import Share
+
+    from .workspace import Workspace
 
 Model = TypeVar("Model", bound="BaseModel")
 
@@ -90,7 +93,7 @@ def pretrain(
     with step_bar(f"pretrain {name}") as on_step:
         made = run(
             store.frames,
-            opened.config.frames,
+            opened.images(),
             Workbench(opened.config.encoders, name),
             config,
             device=device,
@@ -165,7 +168,7 @@ def finetune(
     with step_bar(f"finetune {name}") as on_step:
         made = run(
             store.frames,
-            opened.config.frames,
+            opened.images(),
             load_encoder(made_from),
             Workbench(opened.config.encoders, name),
             config,
@@ -187,6 +190,9 @@ def extract(
     retry_unreadable: Annotated[
         bool, typer.Option("--retry-unreadable", help="Compute again where masked frames can be found now.")
     ] = False,
+    share: Annotated[
+        str, typer.Option(help="This process's share, such as 2/8: run 1/8 to 8/8 side by side, on any machines.")
+    ] = "1/1",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be computed.")] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -195,6 +201,8 @@ def extract(
     workspace: WorkspaceOption = _HERE,
 ) -> None:
     """Run encoders over every frame once and keep the embeddings; a second call computes nothing.
+
+    An encoder whose weights have changed since is refused; as au@2 the new ones are kept beside the old ones.
 
     For example: abaw extract --encoder mae,au,expr,v,a
     """
@@ -212,6 +220,7 @@ def extract(
     names = parse_names(encoder)
     if not names:
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
+    shared = _parse_share(share)
     opened = open_workspace(workspace)
     store = opened.open_store()
     in_store = [_store_name(name) for name in names]
@@ -219,7 +228,7 @@ def extract(
         raise ConfigError(
             f"--encoder {encoder} names one encoder twice in the store: {', '.join(in_store)}. Name each once."
         )
-    encoders = {_store_name(name): load_encoder(opened.find_encoder(name)) for name in names}
+    encoders = {_store_name(name): load_encoder(_find_version(opened, name)) for name in names}
     if dry_run:
         _tell_plan(store, encoders, stored, json_=json_)
         return
@@ -231,13 +240,14 @@ def extract(
         stored=stored,
         stop_on_error=on_error == "stop",
         retry_unreadable=retry_unreadable,
+        share=shared,
     )
     with progress_bar(f"extract {','.join(encoders)}", "frames") as update:
 
         def on_progress(done: int, total: int, failed: int) -> None:
             update(done, total, f"{failed} unreadable" if failed else "")
 
-        report = run(store, encoders, opened.config.frames, config, on_progress=on_progress)
+        report = run(store, encoders, opened.images(), config, on_progress=on_progress)
     tell_unreadable(
         report.failures, store.frames.data["path"].to_list(), consequence="their rows hold NaN and are masked"
     )
@@ -245,7 +255,7 @@ def extract(
         print_json(_extract_summary(report, store))
     else:
         _tell_extraction(report, store)
-        say(f"store: {store.path}")
+        say(f"store: {store.location}")
 
 
 def checked(model: "type[Model]", **values: object) -> "Model":
@@ -312,6 +322,29 @@ def _store_name(name: str) -> str:
     return Path(name).name
 
 
+def _find_version(opened: "Workspace", name: str) -> Path:
+    """The folder of an encoder; of ``au@2``, if there is none of that name, the folder of ``au`` as it is now."""
+    from featurestore.errors import UnknownNameError
+
+    try:
+        return opened.find_encoder(name)
+    except UnknownNameError:
+        base, _, version = name.rpartition("@")
+        if not base or not version.isdecimal():
+            raise
+        return opened.find_encoder(base)
+
+
+def _parse_share(text: str) -> "Share":
+    from featurestore.errors import ConfigError
+    from featurestore.writer import Share
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise ConfigError(f"--share is one of 1/N to N/N, such as 2/8, not {text!r}. Give such a share.")
+    return Share(int(number), int(of))
+
+
 def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: str, *, json_: bool) -> None:
     from .console import print_json, stdout
 
@@ -332,6 +365,7 @@ def _extract_summary(report: "ExtractReport", store: "FeatureStore") -> dict[str
     return {
         "computed": report.computed,
         "reused": report.reused,
+        "left": report.left,
         "unreadable": len(report.failures),
         "failures": {paths[row]: reason for row, reason in sorted(report.failures.items())},
         "frames_per_second": report.frames_per_second,
@@ -345,7 +379,8 @@ def _tell_extraction(report: "ExtractReport", store: "FeatureStore") -> None:
 
     for name, computed in report.computed.items():
         dim = store.embedding(name).dim
-        stdout.print(f"{name}: {computed:,} rows x {dim} computed, {report.reused[name]:,} were there")
+        left = f", {report.left[name]:,} are other shares'" if report.left[name] else ""
+        stdout.print(f"{name}: {computed:,} rows x {dim} computed, {report.reused[name]:,} were there{left}")
     if report.n_frames:
         busy = 100 * report.busy_s / report.seconds
         stdout.print(

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from featurestore.atomic import says_no_space
 from featurestore.errors import AbawError, ConfigError, UnknownNameError
 
-from . import data_commands, demo_commands, encoder_commands, head_commands, store_commands
+from . import data_commands, demo_commands, encoder_commands, exchange_commands, head_commands, store_commands
 from .options import ENCODER_PANEL
 
 
@@ -82,4 +82,5 @@ demo_commands.register(app)
 data_commands.register(app)
 encoder_commands.register(app)
 head_commands.register(app)
+exchange_commands.register(store_commands.app)
 app.add_typer(store_commands.app, name="store", rich_help_panel=ENCODER_PANEL)

@@ -10,6 +10,13 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for embeddings, such as 4GB; if they take more they are streamed.",
+        show_default="half of what is free",
+    ),
+]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
 ]

@@ -1,18 +1,22 @@
-"""`abaw store`: what the store holds, bringing embeddings in, taking them out."""
+"""`abaw store`: what the store holds, whether it is sound, and what it knows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonOption, WorkspaceOption
+from .options import ForceOption, JsonOption, SeedOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from featurestore.store import FeatureStore
+    from collections.abc import Iterable
 
-app = typer.Typer(no_args_is_help=True, help="The feature store: list, show, verify, import, remove.")
+    from featurestore.store import FeatureStore
+    from featurestore.summary import EmbeddingSummary
+
+app = typer.Typer(no_args_is_help=True, help="The feature store: list, show, draw, verify, import, export, remove.")
 _HERE = Path()
 _MOST_FAILURES = 20
+_UNBOUNDED = 10_000  # columns, more than any table
 
 NameArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="Name of an encoder in the store.")]
 
@@ -20,95 +24,162 @@ NameArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="Name of an
 @app.command("ls")
 def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
     """List the encoders: rows done, dimension, size, what made them and when."""
-    from rich.table import Table
+    from featurestore.overview import UnreadableEntry, overview
 
     from .console import print_json, stdout
+    from .store_tables import encoders_table
     from .workspace import open_workspace
 
     store = open_workspace(workspace).open_store(check_sources=False)
-    entries = {name: _describe(store, name) for name in store.names()}
+    entries = overview(store)
     if json_:
-        print_json({"store": str(store.path), "n_frames": store.n_frames, "encoders": entries})
+        encoders = {entry.name: entry.as_dict() for entry in entries}
+        print_json({"store": store.location, "n_frames": store.n_frames, "encoders": encoders})
         return
-    table = Table(
-        "encoder", "rows", "dim", "MB", "made from", "made at", title=f"{store.path}: {store.n_frames:,} frames"
-    )
-    for name, entry in entries.items():
-        size_mb = f"{float(str(entry['bytes'])) / 1e6:,.1f}"
-        rows = f"{entry['rows_done']:,}"
-        made_at = str(entry["made_at"])[:16].replace("T", " ")
-        made_from = str(entry["architecture"]).partition("(")[0].partition("(")[0]  # `show` has its arguments
-        table.add_row(name, rows, str(entry["dim"]), size_mb, made_from, made_at)
+    title = f"{store.location}: {store.n_frames:,} frames"
+    if not entries:
+        stdout.print(f"{title}, no encoder yet", markup=False)
+        stdout.print("Next: abaw extract --encoder NAME, or abaw store import FILE --encoder NAME")
+        return
+    table = encoders_table(entries, title=title)
+    if not stdout.is_terminal:  # what is piped or saved has no width that it must fit
+        table.width = stdout.measure(table, options=stdout.options.update(width=_UNBOUNDED)).maximum
     stdout.print(table)
+    for entry in entries:
+        if isinstance(entry, UnreadableEntry):
+            stdout.print(f"{entry.name} cannot be read: {entry.error}", markup=False)
 
 
 @app.command("show")
-def show(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
-    """Show where an encoder's embeddings come from and which frames failed."""
+def show(
+    name: NameArgument,
+    summary: Annotated[
+        bool, typer.Option("--summary/--no-summary", help="Read all rows for norms, NaN and dimensions.")
+    ] = True,
+    json_: JsonOption = False,
+    workspace: WorkspaceOption = _HERE,
+) -> None:
+    """Show all about one encoder: provenance, layout, its values in numbers, which frames failed."""
+    from featurestore.overview import describe
+
     from .console import print_json, stdout
+    from .store_tables import layout_pairs, provenance_pairs, summary_pairs
     from .workspace import open_workspace
 
     store = open_workspace(workspace).open_store(check_sources=False)
-    embedding = store.embedding(name)
-    entry, provenance = _describe(store, name), embedding.provenance.to_dict()
-    paths = store.frames.data["path"]
-    failures = {paths[row]: reason for row, reason in sorted(embedding.failures().items())}
+    entry, frames = describe(store, name), store.frames
+    paths = frames.data["path"]
+    failures = {paths[row]: reason for row, reason in sorted(store.embedding(name).failures().items())}
+    values = _summarised(store, name) if summary else None
     if json_:
-        print_json(entry | {"provenance": provenance, "failures": failures})
+        told = {"frames": frames.fingerprint, "provenance": entry.provenance.to_dict(), "failures": failures}
+        print_json(entry.as_dict() | told | {"summary": values and values.as_dict()})
         return
-    for key, value in (entry | provenance).items():
-        stdout.print(f"{key:<14} {value}")
-    for path, reason in list(failures.items())[:_MOST_FAILURES]:
-        stdout.print(f"  {path}: {reason}")
+    _print_section(name, layout_pairs(entry, frames=frames.fingerprint))
+    _print_section("provenance", provenance_pairs(entry))
+    if values is not None:
+        _print_section("values", summary_pairs(values))
+    if failures:
+        _print_section(f"{len(failures):,} failed", list(failures.items())[:_MOST_FAILURES])
     if len(failures) > _MOST_FAILURES:
         stdout.print(f"  ... and {len(failures) - _MOST_FAILURES:,} more; --json lists them all")
 
 
 @app.command("verify")
 def verify(
-    encoder: Annotated[str | None, typer.Option(help="One encoder.", show_default="all")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoders, separated by commas, such as au,v.", show_default="all")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take back the commits of bad chunks: extract computes them again.")
+    ] = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
-    """Hash every committed chunk again; exit 1 if one is not what was committed."""
-    from .console import print_json, stdout
+    """Hash every committed chunk again; exit 1 if one is not what was committed, and is not repaired.
+
+    For example: abaw store verify --encoder au,v --repair
+    """
+    from featurestore.errors import ConfigError
+    from featurestore.verification import check_sound, commands_to_restore, verify_store
+    from heads.tasks import parse_names
+
+    from .console import print_json, progress_bar, stdout
     from .workspace import open_workspace
 
+    names = () if encoder is None else parse_names(encoder)
+    if encoder is not None and not names:
+        raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: au,v.")
     store = open_workspace(workspace).open_store(check_sources=False)
-    bad = {name: store.embedding(name).verify() for name in ([encoder] if encoder else store.names())}
+    with progress_bar("verify", "chunks") as update:
+        verdicts = verify_store(store, names, repair=repair, on_chunk=update)
+    commands = commands_to_restore(verdict for verdict in verdicts if verdict.is_repaired)
     if json_:
-        print_json({"bad_chunks": bad})
+        checked = [verdict for verdict in verdicts if verdict.error is None]
+        print_json(
+            {
+                "bad_chunks": {verdict.name: [bad.chunk for bad in verdict.bad] for verdict in checked},
+                "bad_rows": {verdict.name: verdict.n_bad_rows for verdict in checked},
+                "repaired": [verdict.name for verdict in checked if verdict.is_repaired],
+                "errors": {verdict.name: verdict.error for verdict in verdicts if verdict.error is not None},
+                "next": list(commands),
+            }
+        )
     else:
-        for name, chunks in bad.items():
-            stdout.print(f"{name}: " + (f"damaged chunks {chunks}" if chunks else "every committed chunk is sound"))
-    if any(bad.values()):
-        raise typer.Exit(1)
+        for verdict in verdicts:
+            if verdict.is_sound:
+                stdout.print(verdict.sentence(), markup=False)
+        for command in commands:
+            stdout.print(f"Next: {command}")
+    check_sound(verdicts, where=store.location)
 
 
-@app.command("import")
-def import_embeddings(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .npz of vectors, keyed video/frame.jpg.")],
-    encoder: Annotated[str, typer.Option(help="Name that the embeddings get in the store.")],
+@app.command("pca")
+def pca(
+    name: NameArgument,
+    color: Annotated[
+        str, typer.Option(help="expression, valence, arousal, au1 ... au26, split or video.")
+    ] = "expression",
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg, .pdf or .svg.")] = Path("pca.png"),
+    rows: Annotated[int, typer.Option(min=3, help="Rows to draw, as many of each video.")] = 20_000,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
-    """Take in embeddings that were made elsewhere; rows are matched by video and frame, not by order.
+    """Draw what an encoder knows: its first two principal components, coloured by a label, with a score beside it.
 
-    For example: abaw store import truth.npz --encoder truth
+    Every dimension is brought to mean 0 and standard deviation 1 first; a row
+    of tokens is the mean of them. The score is what the simplest reader of the
+    first 50 components gets right on held-out videos: the nearest class mean
+    (balanced accuracy), or a ridge (variance explained). Where rows of val
+    differ in the label, they alone are scored.
+
+    For example: abaw store pca au --color expression --out pca.png
     """
-    from featurestore.exchange import import_npz
+    from featurestore.errors import FileExistsAlreadyError
+    from featurestore.projection import project
+    from featurestore.scatter import check_picture, draw_projection
 
     from .console import print_json, stdout, warn
     from .workspace import open_workspace
 
-    store = open_workspace(workspace).open_store()
-    report = import_npz(store, encoder, file)
+    check_picture(out)
+    if out.exists() and not force:
+        raise FileExistsAlreadyError(f"{out} is there already. Give another --out, or --force to replace it.")
+    projection = project(open_workspace(workspace).open_store(), name, color, n_rows=rows, seed=seed)
+    if projection.n_committed < projection.n_frames:
+        there = f"{projection.n_committed:,} of {projection.n_frames:,} rows"
+        warn(f"{name} is not complete: the picture is of the {there} that are there")
+    draw_projection(projection, out)
     if json_:
-        print_json(report.as_dict())
+        print_json(projection.as_dict() | {"out": str(out)})
         return
-    stdout.print(f"{encoder}: {report.matched:,} rows matched, {report.missing:,} frames have no vector")
-    if report.extra:
-        warn(f"{report.extra:,} vectors belong to no frame, such as {', '.join(report.extra_examples)}")
+    shares = ", ".join(f"{100 * share:.1f}" for share in projection.explained[:10])
+    stdout.print(f"{name}: {len(projection.rows):,} of {projection.n_labelled:,} rows with {color}", markup=False)
+    stdout.print(projection.knowledge.sentence())
+    stdout.print(f"variance of components 1 to {min(10, len(projection.explained))}: {shares} %")
+    stdout.print(f"{out}", markup=False)
 
 
 @app.command("rm")
@@ -126,18 +197,18 @@ def remove(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOp
     stdout.print(f"removed {name}: {size / 1e6:,.1f} MB")
 
 
-def _describe(store: "FeatureStore", name: str) -> dict[str, object]:
-    embedding = store.embedding(name)
-    return {
-        "encoder": name,
-        "rows_done": embedding.rows_done(),
-        "n_frames": embedding.n_frames,
-        "failed": len(embedding.failures()),
-        "row_shape": list(embedding.row_shape),
-        "dim": embedding.dim,
-        "dtype": str(embedding.dtype),
-        "bytes": store.size_bytes(name),
-        "architecture": embedding.provenance.architecture,
-        "parent": embedding.provenance.parent,
-        "made_at": embedding.provenance.made_at,
-    }
+def _summarised(store: "FeatureStore", name: str) -> "EmbeddingSummary":
+    from featurestore.summary import summarise
+
+    from .console import progress_bar
+
+    with progress_bar(f"reading {name}", "rows") as update:
+        return summarise(store.embedding(name), on_progress=lambda done, total: update(done, total, ""))
+
+
+def _print_section(title: str, pairs: "Iterable[tuple[str, str]]") -> None:
+    from .console import stdout
+
+    stdout.print(title, style="bold", markup=False)
+    for key, value in pairs:
+        stdout.print(f"  {key:<14} {value}", markup=False)

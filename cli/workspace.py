@@ -1,10 +1,12 @@
 """A workspace: a directory with `abaw.toml`, which says where frames, annotations and results are.
 
-    frames = "/data/cropped_aligned"                    # <video>/<00001>.jpg
+    frames = "/data/cropped_aligned"                    # <video>/<00001>.jpg; or a pack, frames.h5
+    pack = "frames.h5"                                  # optional: the same images in one file, read instead
     train = "/data/training_set_annotations.txt"
     val = "/data/validation_set_annotations.txt"
     test = "/data/MTL_Challenge_test_set_release.txt"   # optional
-    store = "features"
+    store = "features"                                  # a folder, or a URL such as s3://bucket/features
+    cache = "/scratch/abaw"                             # optional: copies of what is read from a URL
     encoders = "encoders"
     runs = "runs"
 
@@ -18,7 +20,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,8 +34,13 @@ from featurestore.errors import (
     MissingFileError,
     unknown_name,
 )
+from featurestore.imagesource import is_pack_path
 from featurestore.provenance import file_digest
+from featurestore.storage.opening import is_url
 from featurestore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from featurestore.imagesource import ImageSource
 
 CONFIG_FILE: Final = "abaw.toml"
 
@@ -44,10 +51,12 @@ class WorkspaceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames: Path
+    pack: Path | None = None
     train: Path
     val: Path
     test: Path | None = None
-    store: Path = Path("features")
+    store: str = "features"
+    cache: Path | None = None
     encoders: Path = Path("encoders")
     runs: Path = Path("runs")
     encoder_folders: dict[str, Path] = Field(default_factory=dict)
@@ -76,6 +85,12 @@ class Workspace:
     def sources(self) -> dict[str, str]:
         """Split to the digest of its file, for files that can be found."""
         return {split: file_digest(path) for split, path in self.annotation_files().items() if path.is_file()}
+
+    def images(self) -> "ImageSource":
+        """Where the images are read from: the pack, if there is one in `abaw.toml`; else `frames`."""
+        from featurestore.framepack import open_images  # h5py: a tenth of a second to import
+
+        return open_images(self.config.frames if self.config.pack is None else self.config.pack)
 
     def find_encoder(self, name: str) -> Path:
         """The folder of an encoder: one of the workspace's, one of `abaw.toml`'s, or a path."""
@@ -129,7 +144,7 @@ class Workspace:
         FrameMismatchError
             If the annotation files are not the ones that it was made from.
         """
-        store = FeatureStore.open(self.config.store)
+        store = FeatureStore.open(self.config.store, cache=self.config.cache)
         if not check_sources:
             return store
         recorded = store.sources
@@ -137,7 +152,8 @@ class Workspace:
         if changed:
             files = ", ".join(str(self.annotation_files()[split]) for split in changed)
             raise FrameMismatchError(
-                f"The store {store.path} was made from other annotations than those in {CONFIG_FILE} now ({files}). "
+                f"The store {store.location} was made from other annotations than those in {CONFIG_FILE} now "
+                f"({files}). "
                 "Run `abaw frames` to bring it up to date: embeddings stay if the frames are the same."
             )
         return store
@@ -149,12 +165,13 @@ def create_workspace(root: Path, config: WorkspaceConfig, *, force: bool = False
     Raises
     ------
     MissingFileError
-        If the image folder or an annotation file is missing; all of them are named.
+        If the image folder, or the pack given as such, or an annotation file is missing; all of them are named.
     FileExistsAlreadyError
         If the directory is a workspace already, and `force` is not given.
     """
     absolute = _absolute(config, Path.cwd())
-    missing = [] if absolute.frames.is_dir() else [f"the image folder {absolute.frames}"]
+    is_there = absolute.frames.is_dir() or (is_pack_path(absolute.frames) and absolute.frames.is_file())
+    missing = [] if is_there else [f"the image folder {absolute.frames}"]
     files = [("train", absolute.train), ("val", absolute.val), ("test", absolute.test)]
     missing += [f"the {split} file {path}" for split, path in files if path is not None and not path.is_file()]
     if missing:
@@ -164,8 +181,8 @@ def create_workspace(root: Path, config: WorkspaceConfig, *, force: bool = False
         raise FileExistsAlreadyError(f"{root} is a workspace already ({target}). Edit that file, or give --force.")
     root.mkdir(parents=True, exist_ok=True)
     lines = ["# An abaw workspace; `abaw frames` comes next."]
-    named = {"frames": absolute.frames, "train": absolute.train, "val": absolute.val, "test": absolute.test}
-    named |= {"store": config.store, "encoders": config.encoders, "runs": config.runs}
+    named: dict[str, Path | str | None] = {"frames": absolute.frames, "train": absolute.train, "val": absolute.val}
+    named |= {"test": absolute.test, "store": config.store, "encoders": config.encoders, "runs": config.runs}
     lines += [f"{key} = {json.dumps(str(path))}" for key, path in named.items() if path is not None]
     with replace_file(target) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -206,8 +223,9 @@ def _absolute(config: WorkspaceConfig, root: Path) -> WorkspaceConfig:
     def resolve(path: Path | None) -> Path | None:
         return None if path is None else (root / path.expanduser()).resolve()
 
-    paths = ("frames", "train", "val", "test", "store", "encoders", "runs")
+    paths = ("frames", "pack", "train", "val", "test", "cache", "encoders", "runs")
     folders = {name: resolve(path) for name, path in config.encoder_folders.items()}
+    store = config.store if is_url(config.store) else str(resolve(Path(config.store)))
     return config.model_copy(
-        update={name: resolve(getattr(config, name)) for name in paths} | {"encoder_folders": folders}
+        update={name: resolve(getattr(config, name)) for name in paths} | {"store": store, "encoder_folders": folders}
     )

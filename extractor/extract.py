@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, ImageError, unknown_name
+from featurestore.imagesource import ImageSource
 from featurestore.store import FeatureStore
+from featurestore.writer import WHOLE, Share
 from heads.devices import resolve_device
 
 from .encoder import Encoder
@@ -45,6 +46,8 @@ class ExtractConfig:
         Raise at the first frame that cannot be read, rather than list and mask it.
     retry_unreadable
         Compute the chunks again in which frames were masked whose files are there now.
+    share
+        This process's share of the chunks; run each share in a process of its own, on any machine, without a lock.
     """
 
     device: str = "auto"
@@ -54,6 +57,7 @@ class ExtractConfig:
     stored: str = "float16"
     stop_on_error: bool = False
     retry_unreadable: bool = False
+    share: Share = WHOLE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +70,8 @@ class ExtractReport:
         Encoder to rows computed now.
     reused
         Encoder to rows that were in the store already.
+    left
+        Encoder to rows that are other workers' share, and not in the store.
     failures
         Row number to reason, for every frame that is masked because it could not be read, now or in an earlier run.
     n_frames
@@ -78,6 +84,7 @@ class ExtractReport:
 
     computed: dict[str, int] = field(default_factory=dict)
     reused: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     n_frames: int = 0
     seconds: float = 0.0
@@ -92,7 +99,7 @@ class ExtractReport:
 def extract(
     store: FeatureStore,
     encoders: Mapping[str, Encoder],
-    image_root: Path,
+    images: ImageSource,
     config: ExtractConfig,
     *,
     on_progress: Callable[[int, int, int], None] | None = None,
@@ -105,8 +112,8 @@ def extract(
         Where the embeddings go, chunk by chunk with the commit protocol.
     encoders
         Name in the store to encoder.
-    image_root
-        Folder that the frames' paths are relative to.
+    images
+        The folder or the pack that the frames' images are in.
     config
         Options.
     on_progress
@@ -120,6 +127,8 @@ def extract(
     ------
     EncoderMismatchError
         If a name in the store belongs to other weights or preprocessing.
+    MissingFileError, StoreError
+        If the images are not there, or are a pack of other frames.
     PrecisionError
         If an encoder puts out a value that is not finite, or that the stored type cannot hold.
     ImageError
@@ -130,7 +139,8 @@ def extract(
     started = time.perf_counter()
     report = ExtractReport()
     if config.retry_unreadable:
-        forget_unreadable(store, encoders, image_root)
+        images.check(store.frames)
+        forget_unreadable(store, encoders, images)
     with ExitStack() as stack:
         mappers = [
             stack.enter_context(
@@ -142,18 +152,20 @@ def extract(
                     config.batch,
                     precision_of(store, name, config.precision, device),
                     device,
+                    config.share,
                 )
             )
             for name, encoder in encoders.items()
         ]
         for mapper in mappers:
             report.computed[mapper.name] = mapper.n_pending
-            report.reused[mapper.name] = len(store.frames) - mapper.n_pending
+            report.left[mapper.name] = mapper.n_left
+            report.reused[mapper.name] = len(store.frames) - mapper.n_pending - mapper.n_left
         block = max(mapper.batch for mapper in mappers)
         blocks = pending_blocks(mappers, block, len(store.frames))
         if blocks:
             workers = choose_workers(config.n_workers, device)
-            reader = FrameReader(image_root, store.frames.data["path"].to_list(), n_workers=workers)
+            reader = FrameReader(images, store.frames, n_workers=workers)
             stack.callback(reader.close)
             sink = stack.enter_context(BackgroundSink())
             _run(reader, mappers, sink, blocks, block, config, report, on_progress)
@@ -179,7 +191,9 @@ def _run(
         if frames.failures and config.stop_on_error:
             position, reason = next(iter(frames.failures.items()))
             path = reader.paths[frames.rows[position]]
-            raise ImageError(f"Frame {path} (under {reader.root}) cannot be read: {reason}. Mend or remove it.")
+            raise ImageError(
+                f"Frame {path} (under {reader.images.location}) cannot be read: {reason}. Mend or remove it."
+            )
         for mapper, start, embeddings, failures in map_block(mappers, frames, block):
             sink.put(mapper.writer, start, embeddings, failures)
         report.n_frames += len(frames.rows)
@@ -194,13 +208,13 @@ def precision_of(store: FeatureStore, name: str, asked: str, device: torch.devic
     return choose_precision(asked, device)
 
 
-def forget_unreadable(store: FeatureStore, names: Iterable[str], image_root: Path) -> None:
+def forget_unreadable(store: FeatureStore, names: Iterable[str], images: ImageSource) -> None:
     """Take back the chunks in which frames failed whose files are there now, mended perhaps."""
     paths = store.frames.data["path"]
     for name in names:
         if name in store:
             embedding = store.embedding(name)
-            rows = [row for row in embedding.failures() if (image_root / paths[row]).is_file()]
+            rows = [row for row in embedding.failures() if images.holds(paths[row])]
             embedding.forget(np.asarray(rows, dtype=np.int64))
 
 
@@ -208,6 +222,15 @@ def _check(config: ExtractConfig) -> None:
     if config.batch < 1 or config.batch & (config.batch - 1):
         raise ConfigError(
             f"The batch must be a power of two, so that chunks hold whole batches, but is {config.batch}."
+        )
+    if not 1 <= config.share.number <= config.share.of:
+        raise ConfigError(
+            f"A share is one of 1/N to N/N, not {config.share.number}/{config.share.of}. Give one such as --share 1/4."
+        )
+    if config.retry_unreadable and config.share != WHOLE:
+        raise ConfigError(
+            "Frames are tried again by one process, or each would take back what another has just computed. "
+            "Run --retry-unreadable without --share."
         )
     if config.stored not in ("float16", "float32"):
         raise unknown_name("stored type", config.stored, ("float16", "float32"))

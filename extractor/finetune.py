@@ -7,7 +7,6 @@ for 256 images, layer decay .65, drop path .1, weight decay .05.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import ConfigError
 from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageSource
 from heads.config import HeadConfig
 from heads.devices import resolve_device
 from heads.losses import MultiTaskLoss
@@ -108,7 +108,7 @@ class FineTuned(nn.Module):
 
 def finetune(
     frames: FrameTable,
-    image_root: Path,
+    images: ImageSource,
     parent: Encoder,
     workbench: Workbench,
     config: FinetuneConfig,
@@ -126,8 +126,8 @@ def finetune(
     ----------
     frames
         Train rows with a label of a task are trained on; the best epoch is chosen on the val rows.
-    image_root
-        Folder that the frames' paths are relative to.
+    images
+        The folder or the pack that the frames' images are in.
     parent, parent_name
         Where to start from, and what it is called.
     workbench
@@ -181,7 +181,7 @@ def finetune(
         learning_rate=config.base_learning_rate * config.batch / 256,
     )
     workers = choose_workers(n_workers, target)
-    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=workers)
+    reader = FrameReader(images, frames, n_workers=workers)
     loss_of = _Loss(model, targets, tasks, config, target)
 
     def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:

@@ -1,4 +1,4 @@
-"""Frames from disk: JPEG or PNG files to uint8 tensors, in order, ahead of their use.
+"""Frames from disk: JPEG or PNG files, or a pack of them, to uint8 tensors, in order, ahead of their use.
 
 Pillow's decoder releases the interpreter's lock, so threads decode in parallel. (torchvision's is faster, but
 deprecated since torchvision 0.29.) A frame that cannot be read is a failure with its reason, never a grey image in
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import Final
 
 import numpy as np
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from featurestore.errors import ConfigError, MissingFileError
+from featurestore.errors import ConfigError, ImageError
+from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageSource
 
 _BATCHES_AHEAD: Final = 3  # at the least
-_PROBES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +51,35 @@ class FrameReader:
 
     Parameters
     ----------
-    root
-        Folder that the paths are relative to.
-    paths
-        One a row of the frame table.
+    images
+        The folder or the pack that the frames' images are in.
+    frames
+        The table.
     n_workers
-        Threads that decode.
+        Threads that read and decode.
 
     Attributes
     ----------
+    paths
+        One a row of the table.
     failures
         Row number to reason, for every frame that could not be read so far.
 
     Raises
     ------
     MissingFileError
-        If `root` is not a folder, or holds none of a sample of the frames.
+        If the folder or the pack is not there, or the folder holds none of a sample of the frames.
+    StoreError
+        If the pack is damaged, or of other frames.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], *, n_workers: int = 1) -> None:
-        self.root = root
-        self.paths = paths
+    def __init__(self, images: ImageSource, frames: FrameTable, *, n_workers: int = 1) -> None:
+        images.check(frames)
+        self.images = images
+        self.paths: list[str] = frames.data["path"].to_list()
         self.failures: dict[int, str] = {}
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
         self._n_ahead = max(_BATCHES_AHEAD, n_workers)
-        if not root.is_dir():
-            raise MissingFileError(
-                f"The image folder {root} does not exist. Correct `frames` in abaw.toml, or mount it."
-            )
-        sample = [paths[row] for row in np.linspace(0, len(paths) - 1, min(_PROBES, len(paths))).astype(int)]
-        if sample and not any((root / path).is_file() for path in sample):
-            raise MissingFileError(
-                f"None of {len(sample)} sampled frames is under {root} (for one, {sample[0]}). "
-                "Point `frames` in abaw.toml at the folder that holds the video folders."
-            )
 
     def batches(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[DecodedFrames]:
         """Decode batch after batch, in order, keeping a few in the making.
@@ -117,11 +113,10 @@ class FrameReader:
         by_size: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
         failures: dict[int, str] = {}
         for position, row in enumerate(rows):
-            path = self.root / self.paths[row]
             try:
-                pixels = decode_file(path)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises these
-                failures[position] = _reason(path, error)
+                pixels = decode_image(self.images.read(self.paths[row]))
+            except ImageError as error:
+                failures[position] = str(error)
                 continue
             positions, images = by_size.setdefault(pixels.shape, ([], []))
             positions.append(position)
@@ -148,23 +143,18 @@ def choose_workers(n_workers: int | None, device: torch.device) -> int:
     return n_workers
 
 
-def decode_file(path: Path) -> NDArray[np.uint8]:
-    """One image file as RGB, shape (height, width, 3), in [0, 255].
+def decode_image(raw: bytes) -> NDArray[np.uint8]:
+    """An image file's bytes as RGB, shape (height, width, 3), in [0, 255].
 
     Raises
     ------
-    OSError
-        If the file is missing, truncated, or no image; Pillow's own error.
+    ImageError
+        If they are truncated, or no image; the message is the reason alone, as it is kept with the frame.
     """
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "no such file"
-    if path.stat().st_size == 0:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "cannot decode: not an image"
-    return f"cannot decode: {error}"
+    try:
+        with Image.open(BytesIO(raw)) as image:
+            return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ImageError("cannot decode: not an image") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
+        raise ImageError(f"cannot decode: {error}") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
-from featurestore.writer import EmbeddingWriter
+from featurestore.writer import WHOLE, ChunkTask, EmbeddingWriter, Share
 
 from .encoder import Encoder, weights_digest
 from .images import DecodedFrames
@@ -87,6 +87,8 @@ class Mapper:
         First rows of the batches to compute.
     n_pending
         Rows to compute.
+    n_left
+        Rows that are not there either, and other workers' share.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Mapper:
     precision: Precision
     starts: frozenset[int]
     n_pending: int
+    n_left: int
     clock: DeviceClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ def open_mapper(
     batch: int,
     precision: Precision,
     device: torch.device,
+    share: Share = WHOLE,
 ) -> Iterator[Mapper]:
     """Open an encoder's place in the store and put a copy of the encoder on its device, in its precision.
 
@@ -137,6 +141,8 @@ def open_mapper(
         Frames a forward pass, if the encoder is new to the store.
     precision, device
         How and where it runs.
+    share
+        The chunks to compute.
 
     Raises
     ------
@@ -147,9 +153,15 @@ def open_mapper(
     encoder = copy.deepcopy(encoder).to(device=device, dtype=DTYPES[precision]).eval()  # the caller keeps its own
     opened = store.writer(name, provenance, row_shape=(encoder.dim,), dtype=np.dtype(stored), batch_rows=batch)
     with opened as writer:
-        tasks = writer.pending()
+        tasks = writer.pending(share)
+        n_pending = _n_rows(tasks)
         starts = frozenset(start for task in tasks for start in range(task.start, task.stop, writer.batch_rows))
-        yield Mapper(name, encoder, writer, device, precision, starts, sum(task.stop - task.start for task in tasks))
+        n_left = 0 if share == WHOLE else _n_rows(writer.pending()) - n_pending
+        yield Mapper(name, encoder, writer, device, precision, starts, n_pending, n_left)
+
+
+def _n_rows(tasks: Sequence[ChunkTask]) -> int:
+    return sum(task.stop - task.start for task in tasks)
 
 
 def describe(encoder: Encoder, precision: Precision) -> Provenance:

@@ -6,7 +6,6 @@ a resized crop and a flip, nothing more, as the paper found best.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageSource
 from heads.devices import resolve_device
 from heads.targets import labels_digest
 
@@ -70,7 +70,7 @@ class PretrainConfig(BaseModel):
 
 def pretrain(
     frames: FrameTable,
-    image_root: Path,
+    images: ImageSource,
     workbench: Workbench,
     config: PretrainConfig,
     *,
@@ -85,8 +85,8 @@ def pretrain(
     ----------
     frames
         Only its train rows are used: pre-training sees no frame that a score is computed on.
-    image_root
-        Folder that the frames' paths are relative to.
+    images
+        The folder or the pack that the frames' images are in.
     workbench
         Where the encoder appears.
     config
@@ -131,7 +131,7 @@ def pretrain(
         learning_rate=config.base_learning_rate * config.batch / 256,
     )
     workers = choose_workers(n_workers, target)
-    reader = FrameReader(image_root, frames.data["path"].to_list(), n_workers=workers)
+    reader = FrameReader(images, frames, n_workers=workers)
 
     def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:
         batches = shuffled_batches(
@@ -140,7 +140,7 @@ def pretrain(
         for decoded in reader.batches(rows[batch] for batch in batches):
             if len(reader.failures) == len(rows):
                 raise ImageError(
-                    f"Not one of {len(rows)} train frames under {image_root} can be read. Check the images."
+                    f"Not one of {len(rows)} train frames under {images.location} can be read. Check the images."
                 )
             yield lambda decoded=decoded: _loss(model, decoded, target)  # type: ignore[misc]
 

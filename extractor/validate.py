@@ -67,6 +67,6 @@ def validation_score(
         columns.append(score_columns(outputs, tasks)[:, 0].double().cpu().numpy()[seen])  # (n_seen, n_columns)
         read.append(frames.rows[seen])
     if not read:
-        raise ImageError(f"Not one of {len(rows)} validation frames under {reader.root} can be read.")
+        raise ImageError(f"Not one of {len(rows)} validation frames under {reader.images.location} can be read.")
     predictions = predictions_of(np.concatenate(columns), np.concatenate(read), tasks)
     return combine(part_scores(targets.take(predictions.rows), predictions))

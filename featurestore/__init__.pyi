@@ -4,8 +4,13 @@ from .annotations import read_challenge as read_challenge
 from .annotations import read_list as read_list
 from .embedding import Embedding as Embedding
 from .errors import AbawError as AbawError
-from .exchange import import_npz as import_npz
+from .exchange.exporting import export_vectors as export_vectors
+from .exchange.importing import import_vectors as import_vectors
+from .framepack import FramePack as FramePack
+from .framepack import open_images as open_images
 from .frames import FrameTable as FrameTable
+from .imagesource import ImageFolder as ImageFolder
+from .packwriter import write_pack as write_pack
 from .provenance import Provenance as Provenance
 from .store import FeatureStore as FeatureStore
 from .submission import write_submission as write_submission

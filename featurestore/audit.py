@@ -4,20 +4,17 @@ Counts of labels are over distinct rows; `rows` and the two counts of duplicates
 are between consecutive rows of one video: a window of rows is not a window of time, and this says by how much.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from .annotations import ChallengeFiles, unlabelled_rows
-from .errors import MissingFileError
+from .imagesource import ImageSource
 from .labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 
 _KEY: Final = ("video", "frame")
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 _MAX_EXAMPLES: Final = 5
 
 
@@ -48,7 +45,7 @@ class SplitAudit:
     au_rates
         AU1 ... AU26 -> share of those in which it is active; None without any.
     missing_images
-        Frames without an image under the image root.
+        Frames without an image.
     missing_examples
         Paths of the first few of them.
     rows_per_video
@@ -90,7 +87,7 @@ class Audit:
     splits
         train, val, and test if there is a list.
     unlisted_images
-        Images under the image root that no file lists.
+        Images that no file lists; of a pack, those also that lay in its folder.
     """
 
     splits: Mapping[str, SplitAudit]
@@ -101,37 +98,39 @@ class Audit:
         return {**{name: asdict(split) for name, split in self.splits.items()}, "unlisted_images": self.unlisted_images}
 
 
-def audit(files: ChallengeFiles, image_root: Path) -> Audit:
+def audit(files: ChallengeFiles, images: ImageSource) -> Audit:
     """Count what a challenge's files hold, and which of their images are there.
 
     Parameters
     ----------
     files
         The rows of the files.
-    image_root
-        Folder of the images, one folder a video.
+    images
+        The folder of the images, or a pack of them: the counts are the same.
 
     Raises
     ------
     MissingFileError
-        If the image root is not there.
+        If the images' folder, or the pack, is not there.
     """
     tables = {"train": files.train, "val": files.val}
     if files.test is not None:
         tables["test"] = unlabelled_rows(files.test)
-    on_disk = _images(image_root)
+    found = images.images()
+    there = pl.DataFrame({"path": found.paths}, schema={"path": pl.String})
     videos = {name: set(table["video"].unique()) for name, table in tables.items()}
     splits = {
-        name: _audit_split(table, on_disk, set().union(*(videos[other] for other in videos if other != name)))
+        name: _audit_split(table, there, set().union(*(videos[other] for other in videos if other != name)))
         for name, table in tables.items()
     }
     listed = pl.concat([table.select("path") for table in tables.values()])
-    return Audit(splits=splits, unlisted_images=on_disk.join(listed, on="path", how="anti").height)
+    unlisted = there.join(listed, on="path", how="anti").height + found.n_left_out
+    return Audit(splits=splits, unlisted_images=unlisted)
 
 
-def _audit_split(rows: pl.DataFrame, on_disk: pl.DataFrame, elsewhere: set[str]) -> SplitAudit:
+def _audit_split(rows: pl.DataFrame, there: pl.DataFrame, elsewhere: set[str]) -> SplitAudit:
     frames = rows.unique(_KEY, keep="first", maintain_order=True)
-    missing = frames.join(on_disk, on="path", how="anti", maintain_order="left")["path"]
+    missing = frames.join(there, on="path", how="anti", maintain_order="left")["path"]
     counts = frames.group_by("video").len()["len"]
     gaps = frames.sort(_KEY).select(pl.col("frame").diff().over("video")).to_series().drop_nulls()
     classes = frames["expression"].drop_nulls()
@@ -176,24 +175,3 @@ def _gap_quantiles(gaps: pl.Series) -> dict[str, int | None]:
     # Nearest, so that each is a gap that occurs.
     values = {name: gaps.quantile(share, "nearest") for name, share in quantiles.items()}
     return {name: None if value is None else int(value) for name, value in values.items()}
-
-
-def _images(root: Path) -> pl.DataFrame:
-    """Every image one folder below the root, as the column `path`; each folder is listed once, no file is touched."""
-    if not root.is_dir():
-        raise MissingFileError(
-            f"The image root is a folder with one folder a video; {root} is not there, or no folder. "
-            "Correct `--frames`: in s-Aff-Wild2 it is the folder cropped_aligned."
-        )
-    paths: list[str] = []
-    with os.scandir(root) as folders:
-        for folder in folders:
-            if not folder.is_dir():
-                continue
-            with os.scandir(folder.path) as entries:
-                paths += [
-                    f"{folder.name}/{entry.name}"
-                    for entry in entries
-                    if entry.name.lower().endswith(_IMAGE_SUFFIXES) and entry.is_file()
-                ]
-    return pl.DataFrame({"path": paths}, schema={"path": pl.String})

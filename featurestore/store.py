@@ -160,6 +160,10 @@ class FeatureStore:
         """Name -> digest of the files the frames were made from."""
         return dict(self._root.sources)
 
+    def has_been(self, fingerprint: str) -> bool:
+        """Whether these are its frames, or were before videos were appended: rows count the same in both."""
+        return fingerprint in {each.fingerprint for each in (self._root.frames, *self._root.earlier)}
+
     @property
     def n_frames(self) -> int:
         """Rows of the frame table."""
@@ -355,7 +359,7 @@ def _grown(root: RootRecord, frames: FrameTable, old: FeatureStore, *, add: bool
         videos = frames.data["video"].tail(n_new).n_unique()
         raise FrameMismatchError(
             f"The store holds {old.n_frames:,} frames and embeddings of them ({', '.join(old.names())}); these are "
-            f"{n_new:,} frames of {videos:,} videos more (store: {old.location}). "
+            f"{n_new:,} frames of {videos:,} further videos (store: {old.location}). "
             "Run `abaw frames --add` to append them, which computes nothing again; or make a store in another folder."
         )
     return replace(root, frames=_record_of(frames), earlier=(*root.earlier, root.frames))

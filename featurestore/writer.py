@@ -17,11 +17,21 @@ import numpy.typing as npt
 
 from .embedding import Embedding
 from .errors import ConfigError, ShapeError, StorageFullError
-from .layout import FloatArray
+from .layout import MAX_CHUNK_ROWS, FloatArray
 from .openchunk import OpenChunk, first_row, sound_rows
 
 COMMIT_EVERY_S: Final = 30.0
 """A chunk that fills slowly is committed this often, so that a kill loses half a minute at most."""
+
+
+class Share(NamedTuple):
+    """One worker's part of an extraction: the `number`-th, from 1, of so many."""
+
+    number: int
+    of: int
+
+
+WHOLE: Final = Share(1, 1)
 
 
 class ChunkTask(NamedTuple):
@@ -70,11 +80,20 @@ class EmbeddingWriter:
         """Rows of a chunk, as recorded when the encoder's group was made."""
         return self.embedding.chunk_rows
 
-    def pending(self) -> list[ChunkTask]:
-        """What is still to compute, in table order: one task for every chunk that is not done."""
+    def pending(self, share: Share = WHOLE) -> list[ChunkTask]:
+        """What is still to compute, in table order: one task for every chunk that is not done.
+
+        Parameters
+        ----------
+        share
+            Only the chunks of this share. Shares are dealt out in regions of rows that no chunk of a usual size
+            straddles, so that encoders with chunks of different sizes share the frames they decode.
+        """
         tasks: list[ChunkTask] = []
         whole = self.embedding.chunks.whole()
         for chunk, n_committed in enumerate(self.embedding.commits.rows().tolist()):
+            if chunk * self.chunk_rows // MAX_CHUNK_ROWS % share.of != share.number - 1:
+                continue
             if self._open is not None and self._open.chunk == chunk:
                 start = self._open.next_row
             else:

@@ -140,15 +140,21 @@ def test_store_commands(workspace: Path, abaw: Callable[..., object]) -> None:
     assert imported["matched"] == listed["n_frames"]
     assert set(listed["encoders"]) == {*ENCODERS, "truth"}
     assert listed["encoders"]["au"]["rows_done"] == listed["n_frames"]
-    assert abaw("store", "verify", "--json").json() == {"bad_chunks": {key: [] for key in sorted([*ENCODERS, "truth"])}}
+    checked = abaw("store", "verify", "--json").json()
+    assert checked["bad_chunks"] == {key: [] for key in sorted([*ENCODERS, "truth"])}
 
-    chunk = next(path for path in (workspace / "features" / "au" / "embedding" / "c").rglob("*") if path.is_file())
-    content = bytearray(chunk.read_bytes())
-    content[20] ^= 1
-    chunk.write_bytes(content)
+    chunk = next(path for path in (workspace / "features" / "au" / "embedding").rglob("*0") if path.is_file())
+    before = chunk.read_bytes()
+    chunk.write_bytes(before[:20] + bytes([before[20] ^ 1]) + before[21:])
     verified = abaw("store", "verify", "--json")
     assert verified.code == 1
     assert verified.json()["bad_chunks"]["au"] == [0]
+    repaired = abaw("store", "verify", "--repair", "--json")
+    assert repaired.code == 0
+    assert repaired.json()["next"] == ["abaw extract --encoder au"]
+    assert abaw("extract", "--encoder", "au", "--json").json()["computed"] == {"au": listed["n_frames"]}
+    assert chunk.read_bytes() == before
+    assert abaw("store", "verify").code == 0
 
     assert abaw("store", "rm", "truth", "--json").json()["removed"] == "truth"
     assert "truth" not in abaw("store", "ls", "--json").json()["encoders"]

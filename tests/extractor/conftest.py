@@ -1,5 +1,6 @@
 """A small dataset of painted textures, whose labels can be read off the pixels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from extractor.encoder import Encoder, EncoderSpec
 from featurestore.frames import FRAME_SCHEMA, FrameTable
+from featurestore.imagesource import ImageFolder
 from featurestore.labels import AU_COLUMNS
 
 FRAMES_PER_VIDEO = 30
@@ -30,6 +32,23 @@ def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = Image.fromarray((grey[:, :, None] + noise).clip(0, 255).astype(np.uint8))
             image.save(root / f"v{video}" / f"{frame:05d}.jpg", quality=92)
     return root
+
+
+@pytest.fixture(scope="session")
+def images(image_root: Path) -> ImageFolder:
+    """The same folder, as what an extraction reads from."""
+    return ImageFolder(image_root)
+
+
+def table_of(paths: list[str]) -> FrameTable:
+    """A table of unlabelled frames of one video, with these images."""
+    rows = [{"video": "v", "frame": number, "path": path, "split": "train"} for number, path in enumerate(paths)]
+    return FrameTable(pl.DataFrame(rows, schema=FRAME_SCHEMA))
+
+
+@pytest.fixture(name="table_of", scope="session")
+def table_of_fixture() -> Callable[[list[str]], FrameTable]:
+    return table_of
 
 
 def affect_of(video: int, frame: int) -> tuple[float, float]:

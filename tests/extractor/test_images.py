@@ -1,12 +1,23 @@
+"""Decoding ahead, from a folder and from a pack of it: the same frames, and the same reasons where there are none."""
+
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from extractor.images import FrameReader, decode_file
-from featurestore.errors import MissingFileError
+from extractor.images import FrameReader, decode_image
+from featurestore.errors import FrameMismatchError, ImageError, MissingFileError, StoreError
+from featurestore.framepack import open_images
+from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageFolder, ImageSource
+from featurestore.packwriter import write_pack
+
+TableOf = Callable[[list[str]], FrameTable]
+Opener = Callable[[list[str]], FrameReader]
 
 
 @pytest.fixture
@@ -16,59 +27,113 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_batches_come_in_order_whatever_the_threads_do(folder: Path) -> None:
-    reader = FrameReader(folder, [f"{i}.png" for i in range(10)], n_workers=4)
+@pytest.fixture(params=["folder", "pack"])
+def open_reader(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Opener:
+    """A reader of some of the folder's files, or of a pack of them."""
+
+    def make(paths: list[str]) -> FrameReader:
+        frames: FrameTable = request.getfixturevalue("table_of")(paths)
+        images: ImageSource = ImageFolder(folder)
+        if request.param == "pack":
+            path = tmp_path_factory.mktemp("pack") / "frames.h5"
+            write_pack(path, frames, ImageFolder(folder))
+            images = open_images(path)
+        return FrameReader(images, frames, n_workers=4)
+
+    return make
+
+
+def test_batches_come_in_order_whatever_the_threads_do(open_reader: Opener) -> None:
+    reader = open_reader([f"{i}.png" for i in range(10)])
     batches = [np.array([9, 0]), np.array([3]), np.array([5, 5, 1]), *[np.array([i]) for i in range(10)]]
     seen = [[int(pixels[0, 0, 0]) // 20 for pixels in frames.groups[0][1]] for frames in reader.batches(iter(batches))]
     assert seen == [batch.tolist() for batch in batches]
     reader.close()
 
 
-def test_unreadable_frames_are_named_with_their_reason_and_never_grey(folder: Path) -> None:
+def test_unreadable_frames_are_named_with_their_reason_and_never_grey(folder: Path, open_reader: Opener) -> None:
     whole = folder / "whole.jpg"
     Image.effect_noise((16, 16), 50).convert("RGB").save(whole)
     (folder / "truncated.jpg").write_bytes(whole.read_bytes()[:-20])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_bytes(b"not an image")
-    names = ["0.png", "truncated.jpg", "empty.jpg", "text.jpg", "absent.jpg", "whole.jpg"]
-    reader = FrameReader(folder, names)
-    (frames,) = reader.batches([np.arange(6)])
-    assert [positions.tolist() for positions, _ in frames.groups] == [[0, 5]]
-    assert set(frames.failures) == {1, 2, 3, 4}
-    assert "truncated" in frames.failures[1]
-    assert frames.failures[2] == "empty file"
-    assert frames.failures[3] == "cannot decode: not an image"
-    assert frames.failures[4] == "no such file"
-    assert reader.failures == frames.failures
+    (folder / "folder.jpg").mkdir()
+    names = ["0.png", "truncated.jpg", "empty.jpg", "text.jpg", "absent.jpg", "0.png/1.jpg", "folder.jpg", "whole.jpg"]
+    reader = open_reader(names)
+    (frames,) = reader.batches([np.arange(8)])
+    assert [positions.tolist() for positions, _ in frames.groups] == [[0, 7]]
+    # From a folder and from a pack, to the letter.
+    assert frames.failures.pop(1).startswith("cannot decode: image file is truncated (")
+    assert frames.failures == {
+        2: "empty file",
+        3: "cannot decode: not an image",
+        4: "no such file",
+        5: "no such file",
+        6: "not a file",
+    }
+    assert reader.failures.keys() == {1, *frames.failures}
 
 
-def test_sizes_are_grouped_and_grey_images_become_rgb(folder: Path) -> None:
+def test_sizes_are_grouped_and_grey_images_become_rgb(folder: Path, open_reader: Opener) -> None:
     Image.new("L", (8, 12), 77).save(folder / "grey.png")
-    reader = FrameReader(folder, ["0.png", "grey.png", "1.png"])
+    reader = open_reader(["0.png", "grey.png", "1.png"])
     (frames,) = reader.batches([np.arange(3)])
     assert {tuple(pixels.shape): positions.tolist() for positions, pixels in frames.groups} == {
         (2, 3, 16, 16): [0, 2],
         (1, 3, 12, 8): [1],
     }
-    assert (decode_file(folder / "grey.png") == 77).all()
+    assert (decode_image((folder / "grey.png").read_bytes()) == 77).all()
 
 
-def test_a_wrong_folder_is_said_before_anything_runs(folder: Path) -> None:
+def test_pixels_are_pillows_own_of_the_file(image_root: Path) -> None:
+    path = image_root / "v0" / "00007.jpg"
+    with Image.open(path) as image:
+        assert np.array_equal(decode_image(path.read_bytes()), np.asarray(image.convert("RGB")))
+
+
+def test_a_wrong_folder_is_said_before_anything_runs(folder: Path, table_of: TableOf) -> None:
     with pytest.raises(MissingFileError, match="does not exist"):
-        FrameReader(folder / "nowhere", ["0.png"])
+        FrameReader(ImageFolder(folder / "nowhere"), table_of(["0.png"]))
     with pytest.raises(MissingFileError, match=r"None of 2 sampled frames .*for one, a/1\.jpg"):
-        FrameReader(folder, ["a/1.jpg", "a/2.jpg"])
+        FrameReader(ImageFolder(folder), table_of(["a/1.jpg", "a/2.jpg"]))
+
+
+def test_a_pack_of_other_frames_is_said_before_anything_runs(folder: Path, table_of: TableOf) -> None:
+    write_pack(folder / "frames.h5", table_of(["0.png", "1.png"]), ImageFolder(folder))
+    pack = open_images(folder / "frames.h5")
+    with pytest.raises(FrameMismatchError, match=r"of 2 frames \w+, these are 3 .*Run `abaw frames --pack .*h5`"):
+        FrameReader(pack, table_of(["0.png", "1.png", "2.png"]))
+
+
+def test_what_is_wrong_with_the_pack_is_no_failure_of_a_frame(folder: Path, table_of: TableOf) -> None:
+    frames = table_of([f"{i}.png" for i in range(10)])
+    path = folder / "frames.h5"
+    write_pack(path, frames, ImageFolder(folder))
+    reader = FrameReader(open_images(path), frames)
+    with path.open("r+b") as file:
+        file.truncate(2100)
+    with pytest.raises(StoreError, match=r"ends before byte .*Copy it again"):
+        list(reader.batches([np.arange(10)]))
+    assert not reader.failures
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(40)])
+def test_bytes_that_are_no_image_have_a_reason(raw: bytes) -> None:
+    with pytest.raises(ImageError, match=r"^cannot decode: "):
+        decode_image(raw)
 
 
 def test_as_many_batches_are_decoded_at_once_as_there_are_threads(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, table_of: TableOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(8, timeout=20)
 
-    def wait_for_the_others(path: Path) -> np.ndarray:
+    def wait_for_the_others(raw: bytes) -> np.ndarray:
         together.wait()
         return np.zeros((4, 4, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("extractor.images.decode_file", wait_for_the_others)
-    reader = FrameReader(folder, ["0.png"] * 8, n_workers=8)
-    assert len(list(reader.batches(np.array([i]) for i in range(8)))) == 8
+    monkeypatch.setattr("extractor.images.decode_image", wait_for_the_others)
+    reader = FrameReader(ImageFolder(folder), table_of(["0.png"] * 8), n_workers=8)
+    batches = list(reader.batches(np.array([i]) for i in range(8)))
+    assert len(batches) == 8
+    assert all(torch.equal(batch.groups[0][1], torch.zeros(1, 3, 4, 4, dtype=torch.uint8)) for batch in batches)

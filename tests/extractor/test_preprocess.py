@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from timm.data import create_transform
 from extractor.encoder import Encoder, EncoderSpec
 from extractor.images import FrameReader
 from extractor.preprocess import assemble, normalise, resize, upload
+from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageFolder
 
 CPU = torch.device("cpu")
 
@@ -36,10 +39,12 @@ def test_input_equals_timms_evaluation_transform(
     assert torch.cosine_similarity(a, b, dim=0) > 0.999
 
 
-def test_mixed_sizes_and_missing_frames_keep_their_places(tmp_path: Path, tiny_spec: EncoderSpec) -> None:
+def test_mixed_sizes_and_missing_frames_keep_their_places(
+    tmp_path: Path, tiny_spec: EncoderSpec, table_of: Callable[[list[str]], FrameTable]
+) -> None:
     for name, side in (("a", 32), ("b", 64), ("c", 32)):
         Image.new("RGB", (side, side), (200, 100, 50)).save(tmp_path / f"{name}.png")
-    reader = FrameReader(tmp_path, ["a.png", "b.png", "absent.png", "c.png"])
+    reader = FrameReader(ImageFolder(tmp_path), table_of(["a.png", "b.png", "absent.png", "c.png"]))
     (frames,) = reader.batches([np.arange(4)])
     images = assemble(upload(frames, CPU), tiny_spec, n=6, device=CPU)
     assert images.shape == (6, 3, 32, 32)

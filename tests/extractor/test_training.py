@@ -20,6 +20,7 @@ from extractor.training import Schedule, shuffled_batches, steps_per_epoch
 from extractor.workbench import Workbench
 from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
 from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageFolder
 from heads.targets import Targets
 
 
@@ -69,30 +70,30 @@ def test_clips_hold_labelled_rows_of_one_video(frames: FrameTable) -> None:
 
 
 def test_pretraining_makes_an_encoder_once(
-    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_spec: EncoderSpec, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
     bench = Workbench(tmp_path, "mae")
-    made = pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
+    made = pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
     losses = [entry["loss"] for entry in made.spec.origin["history"]]  # type: ignore[index, union-attr, call-overload]
     assert losses[-1] < 0.95 * losses[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mae"]
     before = (tmp_path / "mae" / "model.safetensors").stat().st_mtime_ns
-    again = pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
+    again = pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=8, base_learning_rate=2e-2))
     assert again.was_there
     assert (tmp_path / "mae" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(FileExistsAlreadyError, match="made with other options, frames or labels"):
-        pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=9))
-    assert not pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1), force=True).was_there
+        pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=9))
+    assert not pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=1), force=True).was_there
 
 
 def test_finetuning_learns_the_task_and_keeps_the_best_epoch(
-    tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_encoder: Encoder, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
     config = quick_finetuning(epochs=5)
     seen: list[tuple[float, bool]] = []
     made = finetune(
         frames,
-        image_root,
+        images,
         tiny_encoder,
         Workbench(tmp_path, "va"),
         config,
@@ -108,42 +109,42 @@ def test_finetuning_learns_the_task_and_keeps_the_best_epoch(
 
 
 def test_other_labels_or_splits_are_another_run(
-    tiny_spec: EncoderSpec, tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_spec: EncoderSpec, tiny_encoder: Encoder, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
-    pretrain(frames, image_root, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
-    finetune(frames, image_root, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r")
+    pretrain(frames, images, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
+    finetune(frames, images, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r")
     swapped = {"train": "val", "val": "train", "test": "test"}
     turned = FrameTable(frames.data.with_columns(split=frames.data["split"].replace_strict(swapped)))
     relabelled = FrameTable(frames.data.with_columns(valence=-frames.data["valence"]))
     with pytest.raises(FileExistsAlreadyError, match="other options, frames or labels"):
-        pretrain(turned, image_root, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
+        pretrain(turned, images, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, epochs=1))
     with pytest.raises(FileExistsAlreadyError, match="other options, frames or labels"):
         finetune(
-            relabelled, image_root, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r"
+            relabelled, images, tiny_encoder, Workbench(tmp_path, "v"), quick_finetuning(epochs=1), parent_name="r"
         )
 
 
 def test_force_keeps_the_old_encoder_until_the_new_one_is_whole(
-    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_spec: EncoderSpec, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
     bench = Workbench(tmp_path, "mae")
-    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1))
+    pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=1))
     before = (bench.folder / "model.safetensors").read_bytes()
     with pytest.raises(MissingFileError, match="does not exist"):
-        pretrain(frames, tmp_path / "nowhere", bench, quick_pretraining(tiny_spec, epochs=2), force=True)
+        pretrain(frames, ImageFolder(tmp_path / "nowhere"), bench, quick_pretraining(tiny_spec, epochs=2), force=True)
     assert (bench.folder / "model.safetensors").read_bytes() == before
-    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=2), force=True)
+    pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=2), force=True)
     assert (bench.folder / "model.safetensors").read_bytes() != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mae"]
 
 
 def test_an_encoder_without_its_weights_is_made_again(
-    tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_spec: EncoderSpec, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
     bench = Workbench(tmp_path, "mae")
-    pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1))
+    pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=1))
     (bench.folder / "model.safetensors").unlink()
-    assert not pretrain(frames, image_root, bench, quick_pretraining(tiny_spec, epochs=1)).was_there
+    assert not pretrain(frames, images, bench, quick_pretraining(tiny_spec, epochs=1)).was_there
     assert load_encoder(bench.folder).dim == 32
 
 
@@ -151,11 +152,12 @@ def test_an_encoder_without_its_weights_is_made_again(
 def test_unreadable_frames_and_other_sizes_are_met_in_training(
     tiny_spec: EncoderSpec, frames: FrameTable, image_root: Path, tmp_path: Path, precision: str
 ) -> None:
-    images = shutil.copytree(image_root, tmp_path / "images")
+    folder = shutil.copytree(image_root, tmp_path / "images")
     paths = frames.data["path"]
     for row in (*range(16), 92):  # as many as a batch holds, and one of val
-        (images / paths[row]).write_bytes(b"no image")
-    Image.open(images / paths[20]).resize((48, 64)).save(images / paths[20])
+        (folder / paths[row]).write_bytes(b"no image")
+    Image.open(folder / paths[20]).resize((48, 64)).save(folder / paths[20])
+    images = ImageFolder(folder)
     made = pretrain(frames, images, Workbench(tmp_path, "mae"), quick_pretraining(tiny_spec, precision=precision))
     assert set(made.unreadable) == set(range(16))
     tuned = finetune(
@@ -171,13 +173,13 @@ def test_unreadable_frames_and_other_sizes_are_met_in_training(
 
 
 def test_finetuning_without_labels_is_refused(
-    tiny_encoder: Encoder, frames: FrameTable, image_root: Path, tmp_path: Path
+    tiny_encoder: Encoder, frames: FrameTable, images: ImageFolder, tmp_path: Path
 ) -> None:
     empty = FrameTable(frames.data.with_columns(expression=frames.data["expression"] * None))
     with pytest.raises(ConfigError, match="on expr needs labelled train and val rows, but there are 0 and 0"):
         finetune(
             empty,
-            image_root,
+            images,
             tiny_encoder,
             Workbench(tmp_path, "x"),
             quick_finetuning(tasks=("expr",)),
@@ -198,12 +200,13 @@ from extractor.encoder import load_encoder
 from extractor.finetune import FinetuneConfig, finetune
 from extractor.workbench import Workbench
 from featurestore.frames import FrameTable
+from featurestore.imagesource import ImageFolder
 
 extractor.training._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
 table, images, parent, encoders = map(Path, sys.argv[1:5])
 config = FinetuneConfig(tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2)
 finetune(
-    FrameTable.read(table), images, load_encoder(parent), Workbench(encoders, "v"), config,
+    FrameTable.read(table), ImageFolder(images), load_encoder(parent), Workbench(encoders, "v"), config,
     parent_name="p", device="cpu", on_step=lambda step, *_: (print(step, flush=True), time.sleep(0.03)),
 )
 """

@@ -6,6 +6,7 @@ import pytest
 from featurestore.annotations import read_challenge
 from featurestore.audit import Audit, audit
 from featurestore.errors import MissingFileError
+from featurestore.imagesource import ImageFolder
 
 HEADER = "image,valence,arousal,expression,aus"
 NO_UNITS = ",".join(["-1"] * 12)
@@ -33,7 +34,7 @@ def counted(tmp_path: Path) -> Audit:
     (tmp_path / "images" / "140-30-632x360" / "00004.jpg").mkdir()
     (tmp_path / "images" / "readme.jpg").touch()
     files = read_challenge(tmp_path / "train.txt", tmp_path / "val.txt", tmp_path / "test.txt")
-    return audit(files, tmp_path / "images")
+    return audit(files, ImageFolder(tmp_path / "images"))
 
 
 def test_rows_and_labels_of_a_split(counted: Audit) -> None:
@@ -73,7 +74,7 @@ def test_gap_quantiles_are_gaps_that_occur(tmp_path: Path) -> None:
     frames = [1, 2, 4, 8, 16, 32]
     (tmp_path / "train.txt").write_text("\n".join([HEADER, *(f"a/{frame}.jpg,{labels}" for frame in frames[::-1])]))
     (tmp_path / "val.txt").write_text(VAL)
-    counted = audit(read_challenge(tmp_path / "train.txt", tmp_path / "val.txt"), tmp_path)
+    counted = audit(read_challenge(tmp_path / "train.txt", tmp_path / "val.txt"), ImageFolder(tmp_path))
     assert counted.splits["train"].gaps == {"q25": 2, "median": 4, "q75": 8, "p95": 16, "max": 16}
     assert counted.splits["train"].adjacent_share == pytest.approx(0.2)
 
@@ -103,7 +104,7 @@ def test_as_dict_is_ready_for_json(counted: Audit) -> None:
 def test_without_a_test_list_there_are_two_splits(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text(TRAIN)
     (tmp_path / "val.txt").write_text(VAL)
-    counted = audit(read_challenge(tmp_path / "train.txt", tmp_path / "val.txt"), tmp_path)
+    counted = audit(read_challenge(tmp_path / "train.txt", tmp_path / "val.txt"), ImageFolder(tmp_path))
     assert list(counted.splits) == ["train", "val"]
     assert counted.splits["train"].missing_images == 5
 
@@ -112,4 +113,4 @@ def test_an_image_root_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text(VAL)
     files = read_challenge(tmp_path / "val.txt", tmp_path / "val.txt")
     with pytest.raises(MissingFileError, match=r"one folder a video; .*absent is not there.*`--frames`"):
-        audit(files, tmp_path / "absent")
+        audit(files, ImageFolder(tmp_path / "absent"))

@@ -182,7 +182,7 @@ def test_videos_are_appended_when_that_is_asked_for(
     store = make_store(N_FRAMES)
     extract(store, "au", provenance)
     more = grown_frames(make_frames, 2)
-    with pytest.raises(FrameMismatchError, match=r"\(au\); these are 14 frames of 2 videos more.*abaw frames --add"):
+    with pytest.raises(FrameMismatchError, match=r"\(au\); these are 14 frames of 2 further videos.*abaw frames --add"):
         FeatureStore.create(store.location, more)
     assert FeatureStore.open(store.location).n_frames == N_FRAMES
     for n_videos in (2, 3):
