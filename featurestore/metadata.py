@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
+from .committed import COMMITS, EMBEDDING
 from .errors import ConfigError, StoreError
 from .layout import ChunkLayout, storage_dtype
 from .provenance import Provenance
@@ -26,9 +27,6 @@ FORMAT: Final = 1
 
 ZARR_JSON: Final = "zarr.json"
 FRAMES_FILE: Final = "frames.parquet"
-EMBEDDING: Final = "embedding"
-COMMITS: Final = "commits"
-FAILURES: Final = "failures"
 _ATTRIBUTE: Final = "abaw"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 _RESERVED: Final = (ZARR_JSON, FRAMES_FILE)

@@ -28,7 +28,9 @@ def sound_rows(embedding: Embedding, chunk: int, n_committed: int) -> int:
     start, stop = embedding.layout.span(chunk)
     if not n_committed:
         return 0
-    is_sound = embedding.ends_sound(chunk, n_committed) if n_committed == stop - start else embedding.is_sound(chunk)
+    is_sound = (
+        embedding.rows.ends_sound(chunk, n_committed) if n_committed == stop - start else embedding.is_sound(chunk)
+    )
     return min(n_committed, stop - start) if is_sound else 0
 
 
@@ -125,7 +127,7 @@ class OpenChunk:
     def _stands(self, n_rows: int, failures: Mapping[int, str]) -> bool:
         """Whether the chunk has `n_rows` rows, and these failures."""
         embedding = self._embedding
-        if not embedding.chunks.is_whole(self.chunk) or not embedding.ends_sound(self.chunk, n_rows):
+        if not embedding.chunks.is_whole(self.chunk) or not embedding.rows.ends_sound(self.chunk, n_rows):
             return False
         return failures.keys() <= embedding.failure_log.read(self.chunk).keys()
 

@@ -62,8 +62,8 @@ class CachedStorage(Storage):
         return self._copies.view(name) or content
 
     def read_into(self, key: str, out: memoryview, offset: int = 0) -> int | None:
-        """Copy an object's bytes from `offset` on to `out`: a few from the object store, many through the copy."""
-        if len(out) < _FEW_BYTES:
+        """Copy an object's bytes from `offset` on to `out`: a few from its middle straight, else the copy."""
+        if offset and len(out) < _FEW_BYTES:
             return self._remote.read_into(key, out, offset)
         return super().read_into(key, out, offset)
 

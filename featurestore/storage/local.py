@@ -23,6 +23,7 @@ from typing import Final
 from featurestore.atomic import flush_file, flush_folder, replace_file
 from featurestore.errors import NotWritableError, StorageFullError
 
+from .addresses import AddressRange, reserve
 from .base import Bytes, Storage, checked_key
 
 _LEFT_BEHIND_S: Final = 3600.0  # a file is written in seconds; what is hidden for an hour was left by a kill
@@ -203,6 +204,14 @@ class LocalStorage(Storage):
             with contextlib.suppress(OSError):  # someone else's business, or gone by now
                 if partial.stat().st_mtime < oldest_s:
                     partial.unlink()
+
+    def reserve(self, object_bytes: int, n_objects: int) -> AddressRange | None:
+        """Addresses to map objects of one size at, one after the other; None where that cannot be."""
+        return None if object_bytes % mmap.PAGESIZE else reserve(object_bytes * n_objects)
+
+    def map_at(self, key: str, addresses: AddressRange, place: int, n_bytes: int) -> bool:
+        """Map an object of `n_bytes` at the place-th place of `addresses`; False if there is no such object."""
+        return addresses.map_file(self.root / key, place * n_bytes, n_bytes)
 
     @contextlib.contextmanager
     def _open(self, key: str) -> Iterator[io.FileIO | None]:

@@ -60,13 +60,13 @@ def test_a_chunk_is_fetched_once_for_all_its_windows(url: str, fetched: list[str
 
 
 def test_memory_holds_so_many_chunks_and_no_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.embedding._MAX_FETCHED", 4)
+    monkeypatch.setattr("featurestore.views._MAX_FETCHED", 4)
     embedding = FeatureStore.open(url).embedding("au")
     rows = np.random.default_rng(0).integers(0, N_FRAMES, 300)
     assert embedding.gather(rows).tobytes() == ROWS[rows].tobytes()
     for start in range(0, N_FRAMES, 16):
         assert embedding.read(start, start + 16).tobytes() == ROWS[start : start + 16].tobytes()
-    assert len(embedding._views) <= 4
+    assert len(embedding._views._arrays) <= 4
 
 
 def test_a_second_process_fetches_no_chunk_again(url: str, fetched: list[str], tmp_path: Path) -> None:

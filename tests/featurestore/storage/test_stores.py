@@ -18,7 +18,7 @@ from featurestore.provenance import Provenance
 from featurestore.storage.base import Storage
 from featurestore.store import FeatureStore
 
-N_FRAMES, CHUNK_ROWS = 90, 16
+N_FRAMES, CHUNK_ROWS, DIM = 90, 16, 128  # a chunk is one page: in a folder they are mapped as one array
 FAILED = {5: "no such file", 89: "empty file"}
 EVERYWHERE = ["local", "memory", "s3", "s3 cached", "zip", "zip of s3"]
 MakeStorage = Callable[[str], Storage]
@@ -52,8 +52,8 @@ def store(
     kind = request.param
     storage = make_storage({"zip": "local", "zip of s3": "s3"}.get(kind, kind))
     made = FeatureStore.create(storage, make_frames(N_FRAMES))
-    fill(made, "au", provenance, rows_of(N_FRAMES, 6))
-    fill(made, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, 6), stop=36)
+    fill(made, "au", provenance, rows_of(N_FRAMES, DIM))
+    fill(made, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, DIM), stop=36)
     fill(made, "tokens", replace(provenance, pooling="tokens"), rows_of(N_FRAMES, 3, 5))
     if not kind.startswith("zip"):
         return FeatureStore.open(storage)
@@ -64,7 +64,7 @@ def store(
 def test_reads_what_was_written(store: FeatureStore) -> None:
     assert store.names() == ("au", "tokens", "v")
     assert store.frames.fingerprint == store.fingerprint
-    for name, rows in (("au", rows_of(N_FRAMES, 6)), ("tokens", rows_of(N_FRAMES, 3, 5))):
+    for name, rows in (("au", rows_of(N_FRAMES, DIM)), ("tokens", rows_of(N_FRAMES, 3, 5))):
         embedding = store.embedding(name)
         assert embedding.load().tobytes() == rows.tobytes()
         for start, stop in ((0, 90), (0, 0), (15, 17), (3, 60), (80, 90)):
@@ -89,11 +89,11 @@ def test_reads_no_row_that_is_not_committed(store: FeatureStore) -> None:
     embedding = store.embedding("v")
     assert embedding.rows_done() == 36
     assert np.flatnonzero(embedding.committed()).tolist() == list(range(36))
-    assert embedding.read(30, 36).shape == (6, 6)
+    assert embedding.read(30, 36).shape == (6, DIM)
     with pytest.raises(MissingEmbeddingsError, match="row 36 is not there"):
         embedding.read(30, 37)
     with pytest.raises(MissingEmbeddingsError, match="row 36 is not there"):
-        embedding.read_into(30, 37, np.empty((7, 6), dtype=np.float16))
+        embedding.read_into(30, 37, np.empty((7, DIM), dtype=np.float16))
     with pytest.raises(MissingEmbeddingsError, match="36 of 90 rows"):
         embedding.load()
 
@@ -113,7 +113,7 @@ def test_zarr_reads_the_same_bytes(store: FeatureStore) -> None:
     else:
         place = store.location
     group = zarr.open_group(place, mode="r")
-    for name, shape in (("au", (6,)), ("tokens", (3, 5))):
+    for name, shape in (("au", (DIM,)), ("tokens", (3, 5))):
         assert np.asarray(group[f"{name}/embedding"][:]).tobytes() == rows_of(N_FRAMES, *shape).tobytes()
         assert group[f"{name}/commits"][:, 0].tolist() == [16, 16, 16, 16, 16, 10]
     assert FrameTable.from_bytes(raw["frames.parquet"] or b"", where="zarr").data.equals(store.frames.data)
@@ -122,15 +122,15 @@ def test_zarr_reads_the_same_bytes(store: FeatureStore) -> None:
 def test_writes_what_is_missing_and_no_more(store: FeatureStore, provenance: Provenance) -> None:
     if store.location.endswith(".zip"):
         with pytest.raises(NotWritableError, match=r"can be read, not written.*store\.zarr\.zip"):
-            fill(store, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, 6))
+            fill(store, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, DIM))
         with pytest.raises(NotWritableError, match="can be read, not written"):
             store.remove("au")
         return
-    fill(store, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, 6))
-    assert store.embedding("v").load().tobytes() == rows_of(N_FRAMES, 6).tobytes()
+    fill(store, "v", replace(provenance, weights="v"), rows_of(N_FRAMES, DIM))
+    assert store.embedding("v").load().tobytes() == rows_of(N_FRAMES, DIM).tobytes()
     with pytest.raises(EncoderMismatchError, match=r"weights v there, w now.*Extract it as v@2, which keeps both"):
-        store.writer("v", replace(provenance, weights="w"), row_shape=(6,))
-    fill(store, "v@2", replace(provenance, weights="w"), rows_of(N_FRAMES, 6))
+        store.writer("v", replace(provenance, weights="w"), row_shape=(DIM,))
+    fill(store, "v@2", replace(provenance, weights="w"), rows_of(N_FRAMES, DIM))
     assert store.free_version("v") == store.free_version("v@2") == "v@3"
     store.remove("v")
     assert store.names() == ("au", "tokens", "v@2")
@@ -149,8 +149,8 @@ def test_a_flipped_bit_is_found_and_mended(store: FeatureStore, provenance: Prov
     again = store.embedding("au")
     assert again.verify() == again.repair() == [2]
     assert store.embedding("au").rows_done() == N_FRAMES - CHUNK_ROWS
-    fill(store, "au", provenance, rows_of(N_FRAMES, 6))
-    assert store.embedding("au").load().tobytes() == rows_of(N_FRAMES, 6).tobytes()
+    fill(store, "au", provenance, rows_of(N_FRAMES, DIM))
+    assert store.embedding("au").load().tobytes() == rows_of(N_FRAMES, DIM).tobytes()
 
 
 def test_the_store_grows_by_whole_videos(
@@ -165,18 +165,18 @@ def test_the_store_grows_by_whole_videos(
     assert grown.frames.data["video"].head(90).equals(store.frames.data["video"])
     embedding = grown.embedding("au")
     assert (embedding.n_frames, embedding.rows_done()) == (125, 90)
-    assert embedding.read(0, 90).tobytes() == rows_of(N_FRAMES, 6).tobytes()
-    fresh = np.random.default_rng(6).standard_normal((125, 6)).astype(np.float16)
+    assert embedding.read(0, 90).tobytes() == rows_of(N_FRAMES, DIM).tobytes()
+    fresh = np.random.default_rng(6).standard_normal((125, DIM)).astype(np.float16)
     fresh[:90] = 7  # never stored: what was committed stays
-    with grown.writer("au", provenance, row_shape=(6,)) as writer:
+    with grown.writer("au", provenance, row_shape=(DIM,)) as writer:
         tasks = writer.pending()
         assert [task.start for task in tasks] == [88, 96, 112]  # the last batch of the chunk that was the last, and on
         for task in tasks:
             for start in range(task.start, task.stop, 4):
                 writer.append(start, fresh[start : min(start + 4, task.stop)])
     embedding = grown.embedding("au")
-    expected = np.concatenate([rows_of(N_FRAMES, 6), fresh[90:]])
+    expected = np.concatenate([rows_of(N_FRAMES, DIM), fresh[90:]])
     assert embedding.load().tobytes() == expected.tobytes()
     assert embedding.failures() == FAILED
     assert embedding.verify() == before.verify() == []
-    assert before.load().tobytes() == rows_of(N_FRAMES, 6).tobytes()  # who had it open reads on
+    assert before.load().tobytes() == rows_of(N_FRAMES, DIM).tobytes()  # who had it open reads on
