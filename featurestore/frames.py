@@ -110,7 +110,8 @@ class FrameTable:
             raise FrameMismatchError(
                 f"A frame table keeps its {len(self):,} rows, and grows by whole videos; of these frames "
                 f"{n_gone:,} are missing or have another path, {inserted.height:,} are further frames of its videos "
-                f"(for example {', '.join(shown)}). Make a store in another folder for these frames."
+                f"(for example {', '.join(shown)}). Make a store in another folder for them, or "
+                "remove the embeddings with `abaw store rm` first."
             )
         appended = rows.filter(pl.col("row").is_null())
         return FrameTable(pl.concat([rows.drop_nulls("row").sort("row"), appended]).drop("row"))

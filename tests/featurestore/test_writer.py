@@ -25,7 +25,7 @@ from featurestore.frames import FrameTable
 from featurestore.layout import FloatArray
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
-from featurestore.writer import ChunkTask, EmbeddingWriter
+from featurestore.writer import ChunkTask, EmbeddingWriter, Share
 
 N_FRAMES, CHUNK_ROWS, BATCH_ROWS = 40, 16, 4
 MakeStore = Callable[[int], FeatureStore]
@@ -385,3 +385,17 @@ def test_a_folder_that_may_not_be_written_to(open_writer: OpenWriter) -> None:
     finally:
         for folder in folders:
             folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("chunk_rows", [256, 1024, 4096, 8192, 768])
+def test_shares_are_whole_chunks_and_together_all(
+    make_store: Callable[[int], FeatureStore], provenance: Provenance, chunk_rows: int
+) -> None:
+    store = make_store(30_000)
+    writer = store.writer("au", provenance, row_shape=(1,), chunk_rows=chunk_rows)
+    shares = [writer.pending(Share(number, 3)) for number in (1, 2, 3)]
+    assert sorted(task for share in shares for task in share) == writer.pending()
+    assert all(shares)
+    if chunk_rows <= 4096 and 4096 % chunk_rows == 0:
+        # Encoders with chunks of other sizes have the same rows in the same share.
+        assert {task.start // 4096 % 3 for task in shares[1]} == {1}
