@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, SeedOption, WorkspaceOption
+from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, MemoryOption, SeedOption, WorkspaceOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featurestore.store import FeatureStore
+    from heads.features import FeatureSet
     from heads.fit import EpochReport
 
 _HERE = Path()
@@ -45,6 +49,7 @@ def fit_heads(
     batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step, over all windows of the batch.")] = 1024,
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
+    memory: MemoryOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="from the options")] = None,
     force: ForceOption = False,
     json_: JsonOption = False,
@@ -55,7 +60,6 @@ def fit_heads(
     For example: abaw fit-heads --fuse au,v --seq 20
     """
     from heads.config import FitConfig, HeadConfig
-    from heads.features import FeatureSet
     from heads.fit import fit
     from heads.record import run_name
     from heads.run import Run, prepare_folder
@@ -84,7 +88,7 @@ def fit_heads(
         device=device,
     )
     opened = open_workspace(workspace)
-    features = FeatureSet.load(opened.open_store(), head.encoders, device=device)
+    features = load_features(opened.open_store(), head.encoders, device, memory)
     name = run_name(head, training) if name is None else name
     folder = prepare_folder(opened.config.runs, name, head, training, features, force=force)
     with progress_bar("fit", "epochs") as update:
@@ -96,7 +100,8 @@ def fit_heads(
     run = Run.from_fit(fitted, features, name=name)
     run.save(folder, force=force)
     if json_:
-        print_json({"run": run.name, "folder": str(folder), "seconds": fitted.seconds} | dict(run.metrics))
+        facts = {"run": run.name, "folder": str(folder), "seconds": fitted.seconds}
+        print_json(facts | {"stream_bytes": features.stream_bytes} | dict(run.metrics))
         return
     stdout.print(scores_table(fitted.scores, title=f"{run.name}, val"))
     stdout.print(
@@ -111,6 +116,7 @@ def evaluate(
     *,
     split: SplitOption = "val",
     device: DeviceOption = "auto",
+    memory: MemoryOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
@@ -118,7 +124,6 @@ def evaluate(
 
     For example: abaw evaluate my-run --split val --json
     """
-    from heads.features import FeatureSet
     from heads.run import Run
 
     from .console import print_json, stdout
@@ -127,7 +132,7 @@ def evaluate(
 
     opened = open_workspace(workspace)
     loaded = Run.load(opened.find_run(run))
-    features = FeatureSet.load(opened.open_store(), loaded.head.encoders, device=device)
+    features = load_features(opened.open_store(), loaded.head.encoders, device, memory)
     scores = loaded.evaluate(features, split=split)
     standing = {"in_sample": split == "train", "epoch_selected_here": split == loaded.record.selected_on}
     if json_:
@@ -146,6 +151,7 @@ def predict(
     split: SplitOption = "test",
     out: Annotated[Path, typer.Option(help="The submission file.")] = Path("predictions.txt"),
     device: DeviceOption = "auto",
+    memory: MemoryOption = None,
     force: ForceOption = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
@@ -156,7 +162,6 @@ def predict(
     """
     from featurestore.errors import FileExistsAlreadyError
     from featurestore.submission import write_submission
-    from heads.features import FeatureSet
     from heads.run import Run
     from heads.tabulate import prediction_table
 
@@ -168,7 +173,7 @@ def predict(
     opened = open_workspace(workspace)
     listed = opened.read_listed(split)
     loaded = Run.load(opened.find_run(run))
-    features = FeatureSet.load(opened.open_store(), loaded.head.encoders, device=device)
+    features = load_features(opened.open_store(), loaded.head.encoders, device, memory)
     predictions = loaded.predict(features, split=split)
     report = write_submission(out, listed, prediction_table(features.frames, predictions))
     if json_:
@@ -193,6 +198,7 @@ def ablate(
     lr: RateOption = 1e-3,
     batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
     device: DeviceOption = "auto",
+    memory: MemoryOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
@@ -202,7 +208,6 @@ def ablate(
     """
     from heads.ablation import RowReport, render_table, run_ablation
     from heads.config import FitConfig
-    from heads.features import FeatureSet
     from heads.tables import plan
 
     from .console import print_json, progress_bar, say, stdout, warn
@@ -214,7 +219,7 @@ def ablate(
     planned = plan(table, store.names(), base=encoder)
     for note in planned.notes:
         say(note)
-    features = FeatureSet.load(store, planned.encoders, device=device)
+    features = load_features(store, planned.encoders, device, memory)
     with progress_bar(f"ablate {table}", "rows") as update:
 
         def on_row(report: RowReport) -> None:
@@ -229,6 +234,20 @@ def ablate(
         return
     for name in names:
         stdout.print(render_table(rows.filter(table=name), title=f"{name} ({out / f'{name}.csv'})"))
+
+
+def load_features(store: "FeatureStore", names: "Sequence[str]", device: str, memory: str | None) -> "FeatureSet":
+    """The embeddings of some encoders, loaded or, if they take more than `memory`, streamed, which is said."""
+    from featurestore.bytesize import parse_bytes
+    from heads.features import FeatureSet
+
+    from .console import say
+
+    budget = None if memory is None else parse_bytes(memory)
+    features = FeatureSet.load(store, names, device=device, memory_bytes=budget)
+    if features.placement is not None and features.stream_bytes is not None:
+        say(features.placement.describe())
+    return features
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""Embeddings of some encoders, whole and in place on the device, with the labels of their frames.
+"""Embeddings of some encoders with the labels of their frames: all that a fit reads.
 
-Loaded once and shared by any number of fits. They stay in the store's own precision (float16): 141,431 rows of
-768 are 217 MB an encoder, and a batch is cast after it has been gathered.
+They are loaded as a whole where they fit on the device, and streamed from the store where they do not; opened once
+they serve any number of fits.
 
 Rows that could not be embedded hold NaN in the store. Here they hold 0 and are not `usable`: a head that takes
 such an encoder neither learns from the row nor predicts it, whatever it does with the row's neighbours.
@@ -11,16 +11,19 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featurestore.embedding import Embedding
 from featurestore.errors import (
     AbawError,
     ConfigError,
     EncoderMismatchError,
     FrameMismatchError,
+    MissingEmbeddingsError,
     ShapeError,
     unknown_name,
 )
@@ -28,8 +31,12 @@ from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
 
 from .arrays import BoolArray, IntArray
+from .batches import Embeddings, WindowReader
 from .config import HeadConfig
 from .devices import resolve_device
+from .loaded import LoadedEmbeddings
+from .placement import Placement, place
+from .streamed import StreamedEmbeddings
 from .targets import Targets, labels_digest
 from .tasks import TASKS
 
@@ -43,27 +50,37 @@ class FeatureSet:
     frames
         The table that every row number is of.
     embeddings
-        Encoder -> tensor (n_frames, D), float16 or float32, on `device`, finite.
+        Loaded or streamed.
     usable_rows
         Encoder -> bool (n_frames,), on the host: which rows were embedded.
     fingerprints
         Encoder -> fingerprint of the provenance, of every encoder in the store, loaded or not.
     device
-        Where the tensors are.
+        Where the batches are.
     source
         The store, for messages.
+    placement
+        Whether they are loaded or streamed, and why; None if that was not decided here.
     """
 
     frames: FrameTable
-    embeddings: Mapping[str, Tensor]
+    embeddings: Embeddings
     usable_rows: Mapping[str, BoolArray]
     fingerprints: Mapping[str, str]
     device: torch.device
     source: str
+    placement: Placement | None = None
 
     @classmethod
-    def load(cls, store: FeatureStore, names: Sequence[str], *, device: torch.device | str = "auto") -> "FeatureSet":
-        """Read encoders from a store.
+    def load(
+        cls,
+        store: FeatureStore,
+        names: Sequence[str],
+        *,
+        device: torch.device | str = "auto",
+        memory_bytes: int | None = None,
+    ) -> "FeatureSet":
+        """Open encoders of a store: as a whole on the device if they fit, else to be streamed.
 
         Parameters
         ----------
@@ -73,6 +90,8 @@ class FeatureSet:
             Encoders; one named twice is read once.
         device
             Where to put them; as in `FitConfig`.
+        memory_bytes
+            What they may take, loaded or streamed; by default half of what is free (see `heads.placement`).
 
         Raises
         ------
@@ -81,23 +100,31 @@ class FeatureSet:
         ConfigError
             If an encoder holds tokens (three dimensions), which these heads do not read.
         """
-        place = resolve_device(device) if isinstance(device, str) else device
-        embeddings: dict[str, Tensor] = {}
-        usable: dict[str, BoolArray] = {}
-        for name in dict.fromkeys(names):
-            embedding = store.embedding(name)
-            _check_vectors(name, embedding.row_shape, store)
-            tensor = torch.from_numpy(embedding.load()).to(place)  # (n, D)
-            known = ~_has_nan(tensor)
-            known[list(embedding.failures())] = False
-            tensor[(~known).to(place)] = 0
-            embeddings[name], usable[name] = tensor, known.numpy()
-        return cls(store.frames, embeddings, usable, _fingerprints(store), place, str(store.path))
+        target = resolve_device(device) if isinstance(device, str) else device
+        found = {name: _complete_vectors(store, name) for name in dict.fromkeys(names)}
+        needed = sum(each.n_frames * prod(each.row_shape) * each.dtype.itemsize for each in found.values())
+        placement = place(needed, target, memory_bytes)
+        embeddings: Embeddings
+        if placement.streams:
+            usable = {name: embedding.valid() for name, embedding in found.items()}
+            embeddings = StreamedEmbeddings(found, usable, device=target, memory_bytes=placement.stream_bytes)
+        else:
+            embeddings, usable = LoadedEmbeddings.read(found, target)
+        return cls(store.frames, embeddings, usable, _fingerprints(store), target, store.location, placement)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The encoders that are loaded."""
-        return tuple(self.embeddings)
+        """The encoders that are there."""
+        return self.embeddings.names
+
+    @property
+    def stream_bytes(self) -> int | None:
+        """Budget of the stream that they come by; None if they are loaded."""
+        return self.placement.stream_bytes if self.placement is not None and self.placement.streams else None
+
+    def windows(self, names: Sequence[str], rows: IntArray, *, batch_windows: int, seed: int = 0) -> WindowReader:
+        """A reader of some windows of these encoders (see `Embeddings.windows`)."""
+        return self.embeddings.windows(names, rows, batch_windows=batch_windows, seed=seed)
 
     @cached_property
     def targets(self) -> Targets:
@@ -141,11 +168,10 @@ class FeatureSet:
             If their widths differ.
         """
         for name in head.encoders:
-            if name not in self.embeddings:
-                raise unknown_name("loaded encoder", name, self.embeddings)
-        dim = self.embeddings[head.encoder].shape[1]
+            self._check_name(name)
+        dim = self.embeddings.width(head.encoder)
         for name in head.fuse:
-            other = self.embeddings[name].shape[1]
+            other = self.embeddings.width(name)
             if other != dim:
                 raise ShapeError(
                     f"Embeddings of encoder {name!r} have {other} columns, but those of the base encoder "
@@ -174,9 +200,8 @@ class FeatureSet:
             If they differ, or an encoder is not loaded.
         """
         for name, fingerprint in fingerprints.items():
-            if name not in self.embeddings:
-                raise unknown_name("loaded encoder", name, self.embeddings)
-            columns = self.embeddings[name].shape[1]
+            self._check_name(name)
+            columns = self.embeddings.width(name)
             if columns != dim:
                 raise ShapeError(
                     f"Embeddings of encoder {name!r} have {columns} columns, but head {fitted!r} was fitted on "
@@ -194,10 +219,9 @@ class FeatureSet:
                 f"{self.frames.fingerprint} (store: {self.source}). Use the store it was fitted on, or fit again."
             )
 
-
-def _has_nan(tensor: Tensor) -> Tensor:
-    """Which rows hold a NaN, shape (n,), on the host; in blocks, since the mask of all would be half as large."""
-    return torch.cat([torch.isnan(block).any(dim=1).cpu() for block in torch.split(tensor, 8192)])
+    def _check_name(self, name: str) -> None:
+        if name not in self.names:
+            raise unknown_name("loaded encoder", name, self.names)
 
 
 def _fingerprints(store: FeatureStore) -> dict[str, str]:
@@ -209,9 +233,18 @@ def _fingerprints(store: FeatureStore) -> dict[str, str]:
     return found
 
 
-def _check_vectors(name: str, row_shape: tuple[int, ...], store: FeatureStore) -> None:
-    if len(row_shape) != 1:
+def _complete_vectors(store: FeatureStore, name: str) -> Embedding:
+    """An encoder's embeddings, if they are one vector a frame and of every frame."""
+    embedding = store.embedding(name)
+    if len(embedding.row_shape) != 1:
+        n_tokens, dim = embedding.row_shape[0], embedding.row_shape[-1]
         raise ConfigError(
-            f"These heads read one vector a frame, but encoder {name!r} holds {row_shape[0]} tokens of "
-            f"{row_shape[-1]} a frame (store: {store.path}). Extract it with a pooling such as fc_norm, mean or cls."
+            f"These heads read one vector a frame, but encoder {name!r} holds {n_tokens} tokens of {dim} a frame "
+            f"(store: {store.location}). Extract it with a pooling such as fc_norm, mean or cls."
         )
+    if not embedding.is_complete():
+        raise MissingEmbeddingsError(
+            f"Embeddings of encoder {name!r} are not complete: {embedding.rows_done()} of {embedding.n_frames} rows "
+            f"are there (store: {store.location}). Run `abaw extract --encoder {name}`, which goes on where it stopped."
+        )
+    return embedding

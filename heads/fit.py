@@ -1,8 +1,8 @@
 """Fitting a head on cached embeddings.
 
-AdamW at a constant rate over shuffled windows, as the ABAW7 winner does it; a batch is one gather of rows from the
-tensor in place, no loader in between. After each epoch the val split is predicted and scored, and the best epoch's
-weights are kept. So the val score of a fit was picked on val: `selected_on` says it wherever it is reported.
+AdamW at a constant rate over shuffled windows, as the ABAW7 winner does it. After each epoch the val split is predicted
+and scored, and the best epoch's weights are kept. So the val score of a fit was picked on val: `selected_on` says it
+wherever it is reported.
 """
 
 import copy
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from featurestore.errors import ConfigError, PrecisionError
 
 from .arrays import BoolArray
+from .batches import Batch
 from .config import FitConfig, HeadConfig, check_together
 from .features import FeatureSet
 from .losses import MultiTaskLoss
 from .model import HeadModel
-from .predict import gather, predict
+from .predict import predict
 from .predictions import Predictions
 from .scores import Scores, combine, part_scores, score
 from .tasks import TASKS, PartName
@@ -216,11 +217,10 @@ class _Trainer:
     ) -> None:
         self.model, self.features, self.head, self.training = model, features, head, training
         self.loss = MultiTaskLoss(weights=training.weights)
-        device = features.device
-        self.rows = torch.from_numpy(windows.rows).to(device)  # (n_windows, S)
+        batch_windows = max(1, training.batch_frames // head.seq)
+        self.reader = features.windows(head.encoders, windows.rows, batch_windows=batch_windows, seed=training.seed)
         usable = features.usable(head.encoders)[windows.rows] & windows.mask
-        self.counts = torch.from_numpy(usable).to(device)  # (n_windows, S): rows whose labels count
-        self.order = torch.Generator().manual_seed(training.seed)
+        self.counts = torch.from_numpy(usable).to(features.device)  # (n_windows, S): rows whose labels count
         # One kernel for all parameters; weight by weight the step costs as much as the LSTM on a CPU.
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -230,11 +230,9 @@ class _Trainer:
     def train_epoch(self) -> tuple[float, dict[str, float]]:
         """One pass over the train windows; the mean loss and each task's."""
         self.model.train()
-        batch_windows = max(1, self.training.batch_frames // self.head.seq)
-        order = torch.randperm(len(self.rows), generator=self.order).to(self.features.device)
         totals, by_task = [], []
-        for picked in torch.split(order, batch_windows):
-            total, parts = self._step(picked)
+        for batch in self.reader.epoch():
+            total, parts = self._step(batch)
             totals.append(total)
             by_task.append(torch.stack([parts[task] for task in self.head.joint]))
         # Read once an epoch: a read per step would make the device wait for the host.
@@ -247,8 +245,8 @@ class _Trainer:
         means = torch.stack(by_task).cpu().double().mean(dim=0).tolist()
         return loss, dict(zip(self.head.joint, means, strict=True))
 
-    def _step(self, picked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        rows, counts = self.rows[picked], self.counts[picked]  # (B, S)
+    def _step(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, counts = batch.rows, self.counts[batch.picked]  # (B, S)
         targets, valid = {}, {}
         for task in self.head.joint:
             target, known = self.features.target_tensors[task]
@@ -257,7 +255,7 @@ class _Trainer:
             valid[task] = known[rows] & shaped
         half = self.training.precision == "bfloat16"
         with torch.autocast(self.features.device.type, dtype=torch.bfloat16, enabled=half):
-            outputs = self.model(gather(self.features, self.head.encoders, rows))
+            outputs = self.model(batch.inputs)
         total, parts = self.loss(outputs, targets, valid)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)

@@ -5,7 +5,7 @@ and arousal and the probabilities of expressions and action units are averaged; 
 arbitrary one of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from .features import FeatureSet
 from .model import HeadModel
 from .predictions import Predictions
 from .tasks import TASKS
-from .windows import WindowIndex, window_index
+from .windows import window_index
 
 BATCH_FRAMES: Final = 8192
 """Rows predicted at once; bounds memory, not the result."""
@@ -63,48 +63,28 @@ def predict(
     if not len(rows):
         raise ConfigError(f"There is nothing to predict: the frame table has no {split!r} rows ({features.source}).")
     windows = window_index(features.frames.segments(split), length=head.seq, step=head.step)
+    reader = features.windows(head.encoders, windows.rows, batch_windows=max(1, batch_frames // head.seq))
     n_columns = sum(TASKS[task].n_outputs for task in head.joint)
     # On the host: adding in a fixed order in float64 costs nothing here, and on a GPU the order would vary.
     sums = torch.zeros(len(rows), n_columns, dtype=torch.float64)
     counts = torch.zeros(len(rows), 1, dtype=torch.float64)
     was_training = model.training
     model.eval()
+    done = 0
     with torch.inference_mode():
-        for batch in _batches(windows, max(1, batch_frames // head.seq)):
-            outputs = model(gather(features, head.encoders, torch.from_numpy(batch.rows).to(features.device)))
-            mask = torch.from_numpy(batch.mask)
-            values = score_columns(outputs, head.joint).cpu()[mask]  # (n_valid, n_columns)
-            positions = torch.from_numpy(np.searchsorted(rows, batch.rows[batch.mask]))
+        for batch in reader.in_order():
+            outputs = model(batch.inputs)
+            of_batch = slice(done, done + len(batch.rows))
+            mask = windows.mask[of_batch]  # (B, S)
+            values = score_columns(outputs, head.joint).cpu()[torch.from_numpy(mask)]  # (n_valid, n_columns)
+            positions = torch.from_numpy(np.searchsorted(rows, windows.rows[of_batch][mask]))
             sums.index_add_(0, positions, values.double())
             counts.index_add_(0, positions, torch.ones(len(positions), 1, dtype=torch.float64))
+            done = of_batch.stop
     model.train(was_training)
     averaged = (sums / counts).numpy()  # every row lies in a window, so no count is 0
     averaged[~features.usable(head.encoders)[rows]] = np.nan
     return predictions_of(averaged, rows, head.joint)
-
-
-def gather(features: FeatureSet, names: Sequence[str], rows: Tensor) -> list[Tensor]:
-    """Embeddings of a batch of windows, float32.
-
-    Parameters
-    ----------
-    features
-        With all of `names`.
-    names
-        Encoders.
-    rows : shape (B, S), int64, on the features' device
-
-    Returns
-    -------
-    One tensor (B, S, D) an encoder.
-    """
-    flat = rows.flatten()  # (B * S,)
-    return [features.embeddings[name].index_select(0, flat).float().reshape(*rows.shape, -1) for name in names]
-
-
-def _batches(windows: WindowIndex, n_windows: int) -> Iterator[WindowIndex]:
-    for start in range(0, len(windows), n_windows):
-        yield WindowIndex(windows.rows[start : start + n_windows], windows.mask[start : start + n_windows])
 
 
 def score_columns(outputs: dict[str, Tensor], joint: Sequence[str]) -> Tensor:

@@ -51,6 +51,9 @@ class RunRecord:
         Of the fit.
     versions
         Package -> version.
+    stream_bytes
+        Budget of the stream that the embeddings came by; None if they were loaded as a whole. With the seed it
+        decides the order of the windows.
     format
         Of the folder.
     """
@@ -67,6 +70,7 @@ class RunRecord:
     parameters: int
     seconds: float
     versions: Mapping[str, str]
+    stream_bytes: int | None = None
     format: int = field(default=FORMAT)
 
     def to_dict(self) -> dict[str, JsonValue]:

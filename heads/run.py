@@ -106,6 +106,7 @@ class Run:
             parameters=fitted.n_parameters,
             seconds=fitted.seconds,
             versions=versions(),
+            stream_bytes=features.stream_bytes,
         )
         metrics = fitted.scores.as_dict() | {
             "split": "val",

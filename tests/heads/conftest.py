@@ -76,11 +76,12 @@ def _add(
     *,
     failures: Mapping[int, str] | None = None,
     weights: str = "w",
+    chunk_rows: int = 64,
 ) -> None:
     failed = dict(failures or {})
     vectors = vectors.copy()
     vectors[list(failed)] = np.nan
-    with store.writer(name, provenance(weights), row_shape=vectors.shape[1:], chunk_rows=64) as writer:
+    with store.writer(name, provenance(weights), row_shape=vectors.shape[1:], chunk_rows=chunk_rows) as writer:
         for _, first, stop in writer.pending():
             here = {row: why for row, why in failed.items() if first <= row < stop}
             writer.append(first, vectors[first:stop], here)

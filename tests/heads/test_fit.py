@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from featurestore.errors import ConfigError, PrecisionError, ShapeError
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
+from heads.batches import Batch
 from heads.config import FitConfig, HeadConfig
 from heads.features import FeatureSet
-from heads.fit import EpochReport, FittedHead, fit
+from heads.fit import EpochReport, FittedHead, _Trainer, fit
 from heads.losses import MultiTaskLoss
-from heads.predict import gather, predict
+from heads.predict import predict
 from heads.scores import combine
 
 MakeFrames = Callable[..., FrameTable]
@@ -142,11 +143,13 @@ def test_windows_are_shuffled_and_each_label_counts_once(features: FeatureSet, m
             counted.append(int(valid["v"].sum()))
             return MultiTaskLoss.__call__(self, outputs, targets, valid)
 
-    def spy(source: FeatureSet, names: Sequence[str], rows: torch.Tensor) -> list[torch.Tensor]:
-        seen.append(rows)
-        return gather(source, names, rows)
+    step = _Trainer._step
 
-    monkeypatch.setattr("heads.fit.gather", spy)
+    def spy(trainer: _Trainer, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seen.append(batch.rows)
+        return step(trainer, batch)
+
+    monkeypatch.setattr("heads.fit._Trainer._step", spy)
     monkeypatch.setattr("heads.fit.MultiTaskLoss", Spy)
     fit(features, HeadConfig(seq=7, joint=("v",)), FitConfig(epochs=2, batch_frames=35))
     half = len(seen) // 2
