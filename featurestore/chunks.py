@@ -92,6 +92,10 @@ class ChunkFiles:
         parts = [part.reshape(-1).view(np.uint8).data for part in (rows, tail) if len(part)]
         self._storage.write(self.key(chunk), parts)
 
+    def remove(self, chunk: int) -> None:
+        """Remove a chunk whose commit is gone."""
+        self._storage.remove(self.key(chunk))
+
     def damaged(self, chunk: int, what: str = "") -> StoreError:
         """The error for a committed chunk that is not what was written."""
         size = self._storage.size(self.key(chunk))

@@ -86,4 +86,11 @@ class CommitLog:
                 f"A commit is {_RECORD.size} bytes, not {len(raw)} ({self._storage.where(key)}). "
                 "Run `abaw store verify --repair`, and extract again: only its chunk is computed anew."
             )
-        return Commit(*_RECORD.unpack(raw))
+        commit = Commit(*_RECORD.unpack(raw))
+        if commit.n_rows > self._layout.chunk_rows:
+            raise StoreError(
+                f"A commit counts at most its chunk's {self._layout.chunk_rows} rows, not {commit.n_rows} "
+                f"({self._storage.where(key)}). Run `abaw store verify --repair`, and extract again: only its chunk is "
+                "computed anew."
+            )
+        return commit

@@ -62,6 +62,18 @@ class CommittedChunks:
             raise self.missing(f"row {start + n_there} is not there")
         return min(n_there, stop - start)
 
+    def open(self, chunk: int, n_rows: int) -> FloatArray:
+        """A chunk's first `n_rows` rows, which are committed, looked at before they are used; StoreError otherwise."""
+        try:
+            rows = self.chunks.map(chunk)[:n_rows]
+            self.check_rows(chunk, rows)
+        except StoreError:
+            if not self.storage.drop_copy(self.chunks.key(chunk)):
+                raise
+            rows = self.chunks.map(chunk)[:n_rows]
+            self.check_rows(chunk, rows)
+        return rows
+
     def check_rows(self, chunk: int, rows: FloatArray) -> None:
         """Refuse (StoreError) a chunk's committed rows if that they are damaged is seen without much work."""
         if self.storage.is_remote:
@@ -69,8 +81,16 @@ class CommittedChunks:
             commit = self.commits.read(chunk)
             if commit.n_rows == len(rows) and commit_of(rows) != commit:
                 raise self.chunks.damaged(chunk, "it has other bytes than were written")
-        elif np.isnan(rows[-1].flat[0]) and not self.ends_sound(chunk, len(rows)):
-            raise self.chunks.damaged(chunk, "its last rows are missing")
+        start, _ = self.layout.span(chunk)
+        if (failed := _failed_rows(rows, start)) and not failed <= self.failure_log.read(chunk).keys():
+            raise self.chunks.damaged(chunk, "rows of it are missing")
+
+    def withdraw(self, chunk: int) -> None:
+        """Take a chunk back, its commit first: it is computed again."""
+        self.commits.remove(chunk)
+        # Left there, a power cut that takes back the new chunk's name would bring these rows under the new commit.
+        self.chunks.remove(chunk)
+        self.failure_log.write(chunk, {})
 
     def ends_sound(self, chunk: int, n_rows: int) -> bool:
         """Whether the last of a chunk's `n_rows` committed rows is there; nothing else is looked at.
@@ -99,6 +119,7 @@ class CommittedChunks:
                 return True
             if commit.n_rows > self.layout.chunk_rows:
                 return False
+            self.storage.drop_copy(self.chunks.key(chunk))  # the store is asked, not a copy of it
             rows = self.chunks.map(chunk)[: commit.n_rows]
             failed = {row for row in self.failure_log.read(chunk) if row < start + commit.n_rows}
             return commit_of(rows) == commit and _failed_rows(rows, start) == failed

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .chunks import empty_pages
 from .committed import CommittedChunks
-from .errors import ShapeError
+from .errors import EncoderMismatchError, ShapeError, StoreError
 from .layout import EmbeddingDType, FloatArray
 from .metadata import read_encoder
 from .provenance import Provenance
@@ -238,6 +238,18 @@ class Embedding:
             self._views.take(flat.astype(np.int64, copy=False), gathered.reshape(flat.size, *self.row_shape))
         return gathered
 
+    def check_current(self) -> None:
+        """Refuse (EncoderMismatchError) to go on if the encoder was removed, or made anew, since this was opened."""
+        try:
+            now = read_encoder(self.storage, self.name).provenance
+        except StoreError:
+            now = None
+        if now != self.provenance:
+            raise EncoderMismatchError(
+                f"The embeddings of encoder {self.name!r} were removed, or made anew, while they were being written "
+                f"(store: {self.storage.location}). Run the same command again."
+            )
+
     def verify(self) -> list[int]:
         """Chunks whose committed rows are not what was written, by hash, or whose record is damaged; ascending."""
         return [chunk for chunk in range(self.layout.n_chunks) if not self.is_sound(chunk)]
@@ -259,13 +271,16 @@ class Embedding:
         return self.rows.is_sound(chunk)
 
     def _withdraw(self, chunk: int) -> None:
-        self.commits.remove(chunk)
+        self.rows.withdraw(chunk)
         self._views.forget(chunk)
 
     def _read_chunk(self, chunk: int, out: FloatArray) -> None:
         """Read a committed chunk's rows into `out`; damage that is seen without much work is a StoreError."""
         if not self.chunks.is_whole(chunk):
             raise self.chunks.damaged(chunk)
+        if self.storage.is_remote:
+            out[...] = self.rows.open(chunk, len(out))
+            return
         self.chunks.read_into(chunk, out)
         self.rows.check_rows(chunk, out)
 

@@ -71,6 +71,10 @@ class StorageFullError(AbawError, OSError):
     """No space was left on the device; what was committed before is safe."""
 
 
+class UnreachableStoreError(AbawError, ConnectionError):
+    """An object store that does not answer: nothing is known of what it holds, least of all that it is damaged."""
+
+
 class NotWritableError(AbawError, PermissionError):
     """A place that can be read and not written, or not accessed at all."""
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
 import numpy as np
 
@@ -86,9 +86,17 @@ def write_root(storage: Storage, root: RootRecord) -> None:
         "n_frames": root.frames.n_frames,
         "sources": sources,
     }
-    if root.earlier:
+    if root.earlier or storage.size(ZARR_JSON) is not None:
         facts["earlier"] = [{"frames": each.fingerprint, "n_frames": each.n_frames} for each in root.earlier]
-    storage.write(ZARR_JSON, [_group_files(facts)[ZARR_JSON]])
+    metadata = json.loads(_group_files(facts)[ZARR_JSON])
+    if storage.size(ZARR_JSON) is not None:
+        # What a newer abaw, or the user, has noted there stays.
+        there = _read_json(storage, ZARR_JSON).get("attributes")
+        kept = dict(there) if isinstance(there, dict) else {}
+        known = kept.get(_ATTRIBUTE)
+        kept[_ATTRIBUTE] = {**(known if isinstance(known, dict) else {}), **facts}
+        metadata["attributes"] = kept
+    storage.write(ZARR_JSON, [json.dumps(metadata, indent=2).encode()])
 
 
 def read_root(storage: Storage) -> RootRecord:
@@ -111,7 +119,9 @@ def grow_encoder(storage: Storage, name: str, record: EncoderRecord) -> None:
     """Give an encoder's group room for more frames; workers that do so at once write the same."""
     files = _encoder_files(record)
     # The group's own comes last: as long as it names the old frames, the arrays count as being that long.
-    for key in sorted(files, key=lambda key: key == ZARR_JSON):
+    for key in sorted(files, key=lambda key: (key == ZARR_JSON, key)):
+        if key == ZARR_JSON:
+            storage.sync()
         storage.write(f"{name}/{key}", [files[key]])
 
 
@@ -185,7 +195,7 @@ def _read_layout(storage: Storage, key: str, batch_rows: int, n_frames: int | No
     separator = _within(array, "chunk_key_encoding", "configuration", "separator")
     is_plain = array.get("codecs") == _PLAIN_CODECS and _within(array, "chunk_key_encoding", "name") == "default"
     wanted = "an uncompressed little-endian float16 or float32 Zarr v3 array in chunks of whole rows"
-    if not isinstance(shape, list) or not isinstance(chunks, list) or chunks[1:] != shape[1:]:
+    if not _are_lengths(shape) or not _are_lengths(chunks) or chunks[1:] != shape[1:]:
         raise _damaged(storage.where(key), wanted)
     if not is_plain or not isinstance(dtype, str) or dtype not in ("float16", "float32"):
         raise _damaged(storage.where(key), wanted)
@@ -201,9 +211,13 @@ def _read_layout(storage: Storage, key: str, batch_rows: int, n_frames: int | No
     )
 
 
+def _are_lengths(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(isinstance(each, int) and each >= 0 for each in value)
+
+
 def _frames_of(facts: object) -> FramesRecord | None:
     n_frames, fingerprint = _within(facts, "n_frames"), _within(facts, "frames")
-    if not isinstance(n_frames, int) or not isinstance(fingerprint, str):
+    if not isinstance(n_frames, int) or n_frames < 0 or not isinstance(fingerprint, str):
         return None
     return FramesRecord(n_frames=n_frames, fingerprint=fingerprint)
 

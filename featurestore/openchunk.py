@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .commits import NO_COMMIT, commit_of
 from .embedding import Embedding
+from .errors import StoreError
 from .layout import FloatArray
 from .precision import store_rows
 
@@ -71,7 +72,7 @@ class OpenChunk:
             reasons = embedding.failure_log.read(chunk)
             self._failures = {row: why for row, why in reasons.items() if row < self.start + self.n_committed}
         elif committed != NO_COMMIT:
-            embedding.commits.remove(chunk)
+            embedding.rows.withdraw(chunk)
         self._n_rows = min(at, first_row(embedding, chunk, self.n_committed)) - self.start
 
     @property
@@ -117,12 +118,19 @@ class OpenChunk:
         """Write until it stands: another worker may put its shorter version between our chunk and our commit."""
         embedding, rows = self._embedding, self.buffer[:n_rows]
         commit = commit_of(rows)
+        embedding.check_current()
         for _ in range(_MOST_TRIES):
             embedding.chunks.write(self.chunk, rows)
             embedding.failure_log.write(self.chunk, failures)
+            if failures:
+                embedding.storage.sync()  # or a power cut could keep the commit, and take back why rows are NaN
             embedding.commits.write(self.chunk, commit)
             if self._stands(n_rows, failures):
                 return
+        raise StoreError(
+            f"Chunk {self.chunk} of encoder {embedding.name!r} was overwritten {_MOST_TRIES} times by another worker "
+            f"(store: {embedding.storage.location}). Check that nothing else writes there, and run the command again."
+        )
 
     def _stands(self, n_rows: int, failures: Mapping[int, str]) -> bool:
         """Whether the chunk has `n_rows` rows, and these failures."""

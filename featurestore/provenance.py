@@ -79,7 +79,9 @@ class Provenance:
 
     def differences(self, other: "Provenance") -> tuple[str, ...]:
         """Names of the decisive fields in which two provenances differ."""
-        return tuple(name for name in _DECISIVE if getattr(self, name) != getattr(other, name))
+        ours, theirs = self.to_dict(), other.to_dict()
+        # As JSON, as the fingerprint is: 1 and 1.0 are equal in Python, and another text.
+        return tuple(name for name in _DECISIVE if json.dumps(ours[name]) != json.dumps(theirs[name]))
 
     def to_dict(self) -> dict[str, object]:
         """The fields as JSON values, in the order of declaration."""

@@ -107,13 +107,14 @@ class FeatureStore:
         else:
             old = cls(storage)
             root = replace(old._root, sources=old.sources if sources is None else sources)
-            if old.names():
+            if frames.fingerprint != old.fingerprint and old.names():
                 frames = old.frames.continued_by(frames)
                 root = _grown(root, frames, old, add=add)
-            else:
+            elif frames.fingerprint != old.fingerprint:
                 root = replace(root, frames=_record_of(frames), earlier=())
         # The table first: one that is longer than the root says is cut to what it says (see `frames`).
         storage.write(FRAMES_FILE, [frames.to_bytes()])
+        storage.sync()
         write_root(storage, root)
         storage.sync()
         return cls(storage)
@@ -159,10 +160,6 @@ class FeatureStore:
     def sources(self) -> Mapping[str, str]:
         """Name -> digest of the files the frames were made from."""
         return dict(self._root.sources)
-
-    def has_been(self, fingerprint: str) -> bool:
-        """Whether these are its frames, or were before videos were appended: rows count the same in both."""
-        return fingerprint in {each.fingerprint for each in (self._root.frames, *self._root.earlier)}
 
     @property
     def n_frames(self) -> int:
@@ -215,8 +212,8 @@ class FeatureStore:
         """
         self._check_there(name)
         embedding = Embedding(self.storage, name, self.n_frames)
-        if embedding.record.frames not in (self._root.frames, *self._root.earlier):
-            frames = embedding.record.frames
+        frames = embedding.record.frames
+        if not self._knows(frames):
             raise FrameMismatchError(
                 f"Embeddings of encoder {name!r} are of {frames.n_frames} frames {frames.fingerprint}, the store of "
                 f"{self.n_frames} frames {self.fingerprint} (store: {self.location}). "
@@ -284,7 +281,7 @@ class FeatureStore:
         # Read back in either case: another worker may have made the group a moment before us.
         embedding = self.embedding(name)
         self._check_same_encoder(embedding, provenance, row_shape=row_shape, dtype=dtype)
-        if embedding.record.frames != self._root.frames:
+        if embedding.record.frames.n_frames < self.n_frames:
             grown = replace(embedding.record, frames=self._root.frames, layout=embedding.layout)
             grow_encoder(self.storage, name, grown)
             self.storage.sync()
@@ -292,6 +289,13 @@ class FeatureStore:
         if isinstance(self.storage, LocalStorage):
             self.storage.tidy(name)
         return EmbeddingWriter(embedding, commit_every_s=commit_every_s, clock=clock)
+
+    def _knows(self, frames: FramesRecord) -> bool:
+        """Whether these are our frames, or were, or have become so since we were opened."""
+        if frames in (self._root.frames, *self._root.earlier):
+            return True
+        now = read_root(self.storage)
+        return self._root.frames in now.earlier and frames in (now.frames, *now.earlier)
 
     def remove(self, name: str) -> None:
         """Remove an encoder's embeddings; MissingEmbeddingsError if there are none."""

@@ -18,7 +18,7 @@ from .storage.addresses import AddressRange
 from .storage.local import LocalStorage
 
 _MAX_REQUESTS: Final = 16  # of an object store, side by side
-_MAX_FETCHED: Final = 64  # chunks of an object store that are kept in memory, about 256 MB
+_MAX_FETCHED_BYTES: Final = 1 << 30  # of an object store's chunks that are kept in memory
 _MIN_MEAN_RUN: Final = 4  # rows; shorter runs are gathered chunk by chunk, longer ones copied one by one
 
 
@@ -124,6 +124,7 @@ class ChunkArrays(RowViews):
         self._committed = committed
         self._chunk_rows = committed.layout.chunk_rows
         self._arrays: dict[int, FloatArray] = {}  # chunk -> its committed rows
+        self._most_kept = max(2, _MAX_FETCHED_BYTES // committed.layout.chunk_bytes)  # of an object store
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Rows [start, stop); a view where they are of one chunk."""
@@ -145,10 +146,12 @@ class ChunkArrays(RowViews):
 
     def take(self, rows: npt.NDArray[np.int64], out: FloatArray) -> None:
         """Copy `rows` to `out`: run by run, or sorted and chunk by chunk."""
-        if self._committed.storage.is_remote:
+        is_remote = self._committed.storage.is_remote
+        if is_remote:
             self._fetch(np.unique(rows // self._chunk_rows))
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0]) != 1)  # of runs of consecutive rows; 0 is among them
-        if len(starts) * _MIN_MEAN_RUN <= len(rows):
+        # Of an object store each chunk is gone through once, in case not all of them can be kept.
+        if len(starts) * _MIN_MEAN_RUN <= len(rows) and not is_remote:
             stops = np.append(starts[1:], len(rows))
             for first, at, upto in zip(rows[starts].tolist(), starts.tolist(), stops.tolist(), strict=True):
                 out[at:upto] = self.read(first, first + upto - at)
@@ -172,17 +175,16 @@ class ChunkArrays(RowViews):
         array = self._arrays.get(chunk)
         if array is None or len(array) < n_rows:
             n_there = self._committed.check_there(chunk, n_rows)
-            array = self._committed.chunks.map(chunk)[:n_there]
-            self._committed.check_rows(chunk, array)
+            array = self._committed.open(chunk, n_there)
             if self._committed.storage.is_remote:
-                for old in list(self._arrays)[: len(self._arrays) + 1 - _MAX_FETCHED]:
+                for old in list(self._arrays)[: len(self._arrays) + 1 - self._most_kept]:
                     self._arrays.pop(old, None)
             self._arrays[chunk] = array
         return array
 
     def _fetch(self, chunks: npt.NDArray[np.int64]) -> None:
         """Bring chunks of an object store here side by side, as far as they are to be kept."""
-        missing = [chunk for chunk in chunks.tolist() if chunk not in self._arrays][:_MAX_FETCHED]
+        missing = [chunk for chunk in chunks.tolist() if chunk not in self._arrays][: self._most_kept]
         if len(missing) > 1:
             with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
                 list(pool.map(lambda chunk: self._array(chunk, 1), missing))

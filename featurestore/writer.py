@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .embedding import Embedding
 from .errors import ConfigError, ShapeError, StorageFullError
-from .layout import MAX_CHUNK_ROWS, FloatArray
+from .layout import FloatArray
 from .openchunk import OpenChunk, first_row, sound_rows
 
 COMMIT_EVERY_S: Final = 30.0
@@ -86,13 +86,13 @@ class EmbeddingWriter:
         Parameters
         ----------
         share
-            Only the chunks of this share. Shares are dealt out in regions of rows that no chunk of a usual size
-            straddles, so that encoders with chunks of different sizes share the frames they decode.
+            Only the chunks of this share: of so many equal parts of the table, so that encoders with chunks of
+            different sizes share the frames they decode.
         """
         tasks: list[ChunkTask] = []
-        whole = self.embedding.chunks.whole()
+        whole, n_chunks = self.embedding.chunks.whole(), self.embedding.layout.n_chunks
         for chunk, n_committed in enumerate(self.embedding.commits.rows().tolist()):
-            if chunk * self.chunk_rows // MAX_CHUNK_ROWS % share.of != share.number - 1:
+            if chunk * share.of // n_chunks != share.number - 1:
                 continue
             if self._open is not None and self._open.chunk == chunk:
                 start = self._open.next_row

@@ -100,6 +100,10 @@ class Storage(ABC):
     def sync(self) -> None:  # noqa: B027 - most places have nothing to wait for
         """Return when a power cut cannot take back what this process wrote before."""
 
+    def drop_copy(self, key: str) -> bool:
+        """Forget a local copy of an object, which may have rotted; whether there was one."""
+        return False
+
     def remove(self, key: str) -> None:
         """Remove an object, for good; nothing happens where there is none."""
         raise self._refusal()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from featurestore.errors import AbawError
+
 from .base import Bytes, Storage
 from .local import LocalStorage
 from .objects import ObjectStorage
@@ -56,10 +58,21 @@ class CachedStorage(Storage):
             return copy
         # A copy's name is its tag, so that processes which fetch two versions at once cannot mix them up.
         name = f"{folder}/{_name_of(tag)}"
-        self._copies.write(name, [content], flush=False)
-        for old in tags:
-            self._copies.remove(f"{folder}/{old}")
+        try:
+            self._copies.write(name, [content], flush=False)
+            for old in tags:
+                self._copies.remove(f"{folder}/{old}")
+        except (OSError, AbawError):
+            return content  # a cache that is full or may not be written to is no reason not to read
         return self._copies.view(name) or content
+
+    def drop_copy(self, key: str) -> bool:
+        """Forget the copies of an object; whether there were any."""
+        folder = f"{self._place}/{key}"
+        tags = self._copies.names(folder)
+        for tag in tags:
+            self._copies.remove(f"{folder}/{tag}")
+        return bool(tags)
 
     def read_into(self, key: str, out: memoryview, offset: int = 0) -> int | None:
         """Copy an object's bytes from `offset` on to `out`: a few from its middle straight, else the copy."""

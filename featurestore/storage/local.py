@@ -32,6 +32,7 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLUSHERS: Final = 8
 _READ_BYTES: Final = 1 << 16
 _PARTIAL: Final = ".*.partial.*"
+_GROUP_FILE: Final = "zarr.json"
 
 
 class LocalStorage(Storage):
@@ -73,6 +74,13 @@ class LocalStorage(Storage):
 
     def view(self, key: str) -> memoryview | None:
         """An object's bytes, mapped; None where there is none."""
+        n_bytes = self.size(key)
+        if n_bytes is None:
+            return None
+        # Python's own mmap keeps a descriptor open for each file, of which a process has a thousand.
+        addresses = reserve(-(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+        if addresses is not None and addresses.map_file(self.root / key, 0, n_bytes):
+            return memoryview(addresses.buffer).cast("B").toreadonly()[:n_bytes]
         with self._open(key) as file:
             if file is None:
                 return None
@@ -152,13 +160,19 @@ class LocalStorage(Storage):
     def sync(self) -> None:
         """Flush what was written unflushed, then the names: many small files at once, which share the disk's waits."""
         with self._lock:
-            paths, self._unflushed = self._unflushed, set()
-            folders, self._renamed_in = self._renamed_in, set()
-        with ThreadPoolExecutor(_FLUSHERS) as pool:
-            list(pool.map(_flush_if_there, paths))
-        for folder in folders:
-            with contextlib.suppress(FileNotFoundError):
-                flush_folder(folder)
+            paths, folders = set(self._unflushed), set(self._renamed_in)
+        with self._writing(""):
+            with ThreadPoolExecutor(_FLUSHERS) as pool:
+                list(pool.map(_flush_if_there, paths))
+            for folder in folders:
+                # Its own name, too: the folder of failures is made when the first frame fails.
+                for each in (folder, folder.parent):
+                    with contextlib.suppress(FileNotFoundError):
+                        flush_folder(each)
+        # Only now: after an error they are still to be flushed. What was written meanwhile is flushed once too often.
+        with self._lock:
+            self._unflushed -= paths
+            self._renamed_in -= folders
 
     def remove(self, key: str) -> None:
         """Remove a file, flushed, or a power cut could bring it back."""
@@ -177,16 +191,26 @@ class LocalStorage(Storage):
                     (made / key).parent.mkdir(parents=True, exist_ok=True)
                     (made / key).write_bytes(raw)
                     flush_file(made / key)
+                self._clear_orphan(group, files)
                 try:
                     os.rename(made, group)  # noqa: PTH104 - Path.rename hides which of the two paths was in the way
                 except OSError:
-                    if not (group / "zarr.json").is_file():
+                    if not (group / _GROUP_FILE).is_file():
                         raise
                     return False
                 flush_folder(group.parent)
                 return True
             finally:
                 shutil.rmtree(made, ignore_errors=True)
+
+    def _clear_orphan(self, group: Path, files: Mapping[str, bytes]) -> None:
+        """Put away what a worker wrote into a group after it had been removed; anything else in the way stays."""
+        known = {key.partition("/")[0] for key in files} | {"failures"}
+        if group.is_dir() and not (group / _GROUP_FILE).exists() and {each.name for each in group.iterdir()} <= known:
+            hidden = group.with_name(f".{group.name}.{uuid.uuid4().hex}.removed")
+            with contextlib.suppress(FileNotFoundError):
+                group.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
     def discard(self, prefix: str) -> None:
         """Remove a folder: out of sight by one rename, so that a kill leaves no half of it; then the slow part."""
@@ -204,6 +228,10 @@ class LocalStorage(Storage):
             with contextlib.suppress(OSError):  # someone else's business, or gone by now
                 if partial.stat().st_mtime < oldest_s:
                     partial.unlink()
+        for made in self.root.glob(f".{prefix}.*.new"):
+            with contextlib.suppress(OSError):
+                if made.stat().st_mtime < oldest_s:
+                    shutil.rmtree(made)
 
     def reserve(self, object_bytes: int, n_objects: int) -> AddressRange | None:
         """Addresses to map objects of one size at, one after the other; None where that cannot be."""

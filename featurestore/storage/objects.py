@@ -7,12 +7,13 @@ Many objects are read at once: one request waits for its round trip, not for the
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from featurestore.errors import ConfigError, NotWritableError, StoreError
+from featurestore.errors import ConfigError, NotWritableError, UnreachableStoreError
 
 from .base import Bytes, Storage, checked_key
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MAX_REQUESTS: Final = 16
 _GROUP_FILE: Final = "zarr.json"
 _RETRY_S: Final = 30
+_PATIENCE, _PATIENCE_STEP_S = 20, 0.1  # for another worker to finish making a group: two objects of a few hundred bytes
 
 
 class ObjectStorage(Storage):
@@ -141,28 +143,48 @@ class ObjectStorage(Storage):
             obstore.delete(self._store, checked_key(key))
 
     def create(self, prefix: str, files: Mapping[str, bytes]) -> bool:
-        """Make a group of objects, its ``zarr.json`` last and only if there is none: that one decides."""
+        """Make a group of objects, its ``zarr.json`` last and only if there is none: that one decides.
+
+        Objects that are under the prefix without a ``zarr.json`` were left by a removal or a creation that was killed,
+        and go first; metadata alone may also be another worker's, who is making the group right now.
+        """
+        group_key = f"{prefix}/{_GROUP_FILE}"
+        if self.size(group_key) is not None:
+            return False
+        inner = {f"{prefix}/{key}": raw for key, raw in files.items() if key != _GROUP_FILE}
+        self._delete(key for key in self.sizes(prefix) if key not in inner)
+        if not all(self._put_new(key, raw) or self.read(key) == raw for key, raw in inner.items()):
+            for _ in range(_PATIENCE):
+                if self.size(group_key) is not None:
+                    return False
+                time.sleep(_PATIENCE_STEP_S)
+            for key, raw in inner.items():
+                self.write(key, [raw])
+        return self._put_new(group_key, files[_GROUP_FILE])
+
+    def _put_new(self, key: str, raw: bytes) -> bool:
+        """Put an object if there is none of its key; whether that was so."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        for key, raw in files.items():
-            if key != _GROUP_FILE:
-                self.write(f"{prefix}/{key}", [raw])
-        with self._asking(prefix):
+        with self._asking(key):
             try:
-                obstore.put(self._store, f"{prefix}/{_GROUP_FILE}", files[_GROUP_FILE], mode="create")
+                obstore.put(self._store, key, raw, mode="create")
+                return True
             except (AlreadyExistsError, FileExistsError):
                 return False
-        return True
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        import obstore
+
+        if doomed := list(keys):
+            with self._asking(doomed[0]):
+                obstore.delete(self._store, doomed)
 
     def discard(self, prefix: str) -> None:
         """Remove a group, its ``zarr.json`` first, so that it is not found any more."""
-        import obstore
-
         self.remove(f"{prefix}/{_GROUP_FILE}")
-        if keys := list(self.sizes(prefix)):
-            with self._asking(prefix):
-                obstore.delete(self._store, keys)
+        self._delete(self.sizes(prefix))
 
     @contextlib.contextmanager
     def _asking(self, key: str) -> Iterator[None]:
@@ -177,7 +199,7 @@ class ObjectStorage(Storage):
                 "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy."
             ) from error
         except (BaseError, OSError) as error:
-            raise StoreError(
+            raise UnreachableStoreError(
                 f"The object store did not answer as it should ({self.where(key)}): {_first_line(error)}. "
                 "Check the URL, AWS_ENDPOINT_URL and the network, and run the same command again."
             ) from error
@@ -206,4 +228,7 @@ def _open(url: str) -> "ObjectStore":
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")[:300]
+    text = str(error)
+    if "NoSuchBucket" in text:
+        return "there is no such bucket"
+    return text.partition("\n")[0].partition(": <?xml")[0].rstrip(".")[:300]

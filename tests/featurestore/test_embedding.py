@@ -167,7 +167,7 @@ def test_verify_names_the_chunk_with_a_flipped_bit(embedding: Embedding) -> None
 def test_every_one_of_a_hundred_flipped_bits_is_found(
     make_store: MakeStore, provenance: Provenance, rows: FloatArray
 ) -> None:
-    """Anywhere in what counts: rows, commits, failures; and it is named, dropped, computed again."""
+    """Anywhere in rows and commits; and it is named, dropped, computed again."""
     store = make_store(N_FRAMES)
     with store.writer("au", provenance, row_shape=(3,), chunk_rows=CHUNK_ROWS, batch_rows=2) as writer:
         for task in writer.pending():
@@ -196,6 +196,28 @@ def test_every_one_of_a_hundred_flipped_bits_is_found(
                 writer.append(task.start, rows[task.start : task.stop], failures)
         assert store.embedding("au").load().tobytes() == whole
     assert found == 100
+
+
+def test_a_commit_of_more_rows_than_a_chunk_has_is_named(embedding: Embedding) -> None:
+    for bit in (5, 40, 63):
+        path = path_of(embedding, embedding.commits.key(1))
+        good = path.read_bytes()
+        n_rows = int.from_bytes(good[:8], "little") ^ (1 << bit)
+        path.write_bytes(n_rows.to_bytes(8, "little") + good[8:])
+        with pytest.raises(StoreError, match=f"at most its chunk's 16 rows, not {n_rows} .*verify --repair"):
+            embedding.rows_done()
+        assert embedding.verify() == [1]
+        path.write_bytes(good)
+
+
+def test_rows_that_are_missing_inside_a_chunk_are_not_handed_out(embedding: Embedding) -> None:
+    short = np.array(embedding.read(16, 32))
+    short[4:6] = np.nan
+    embedding.chunks.write(1, short)
+    fresh = FeatureStore.open(embedding.storage).embedding("au")
+    for read in (fresh.load, lambda: fresh.read(16, 18), lambda: fresh.gather(np.array([17]))):
+        with pytest.raises(StoreError, match="Chunk 1 of encoder 'au'.*rows of it are missing"):
+            read()
 
 
 def test_failures_that_were_lost_are_found(make_store: MakeStore, provenance: Provenance, rows: FloatArray) -> None:

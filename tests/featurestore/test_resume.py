@@ -164,7 +164,7 @@ def test_a_shorter_version_under_a_longer_commit_is_noticed(
     short[20:] = np.nan
     embedding.chunks.write(2, short)
     for read in (store.embedding("torn").load, lambda: store.embedding("torn").read(70, 72)):
-        with pytest.raises(StoreError, match=r"Chunk 2 of encoder 'torn'.*its last rows are missing"):
+        with pytest.raises(StoreError, match=r"Chunk 2 of encoder 'torn'.*rows of it are missing"):
             read()
     finish(start_worker(tmp_path, "torn"))
     assert store.embedding("torn").load().tobytes() == whole.tobytes()

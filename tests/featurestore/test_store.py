@@ -241,6 +241,68 @@ def test_a_store_of_an_older_layout_is_read_and_gone_on_with(make_store: MakeSto
     assert (np.asarray(zarr.open_group(store.location, mode="r")["au/embedding"][:]) == 1.0).all()
 
 
+def test_a_store_that_was_opened_before_it_grew_goes_on(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    early = make_store(N_FRAMES)
+    extract(early, "au", provenance)
+    grown = FeatureStore.create(early.location, grown_frames(make_frames, 2), add=True)
+    extract(grown, "au", provenance, 2.0)
+    assert (early.embedding("au").load() == 1.0).all()
+    extract(early, "au", provenance)  # nothing to do, and nothing shrinks
+    assert grown.embedding("au").is_complete()
+    assert zarr.open_group(early.location, mode="r")["au/embedding"].shape == (N_FRAMES + 14, 3)
+
+
+def test_a_worker_does_not_write_into_what_was_made_anew(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    late = store.writer("au", provenance, row_shape=(3,), chunk_rows=8)
+    late.append(0, np.ones((8, 3), dtype=np.float32))
+    store.remove("au")
+    with pytest.raises(EncoderMismatchError, match="'au' were removed, or made anew, while they were being written"):
+        late.append(8, np.ones((8, 3), dtype=np.float32))
+    assert store.names() == ()
+    extract(store, "au", dataclasses.replace(provenance, weights="1"), 2.0)
+    with pytest.raises(EncoderMismatchError, match="made anew"):
+        late.append(8, np.ones((8, 3), dtype=np.float32))
+    assert (store.embedding("au").load() == 2.0).all()
+
+
+def test_what_a_worker_wrote_after_a_removal_is_not_in_the_way(make_store: MakeStore, provenance: Provenance) -> None:
+    store = make_store(N_FRAMES)
+    orphan = Path(store.location) / "au" / "embedding" / "c.1.0"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(bytes(48))
+    extract(store, "au", provenance)
+    assert (store.embedding("au").load() == 1.0).all()
+
+
+def test_a_frame_table_that_was_lost_is_made_again(
+    make_store: MakeStore, make_frames: MakeFrames, provenance: Provenance
+) -> None:
+    store = make_store(N_FRAMES)
+    extract(store, "au", provenance)
+    (Path(store.location) / "frames.parquet").unlink()
+    with pytest.raises(MissingFileError, match=r"frames\.parquet is not there. Run `abaw frames`"):
+        _ = FeatureStore.open(store.location).frames
+    again = FeatureStore.create(store.location, make_frames(N_FRAMES))
+    assert len(again.frames) == N_FRAMES
+    assert (again.embedding("au").load() == 1.0).all()
+
+
+def test_what_others_noted_in_the_root_stays(make_store: MakeStore, make_frames: MakeFrames) -> None:
+    store = make_store(N_FRAMES)
+    path = Path(store.location) / "zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["attributes"]["abaw"]["later"] = 1
+    metadata["attributes"]["mine"] = "a note"
+    path.write_text(json.dumps(metadata))
+    FeatureStore.create(store.location, make_frames(N_FRAMES), sources={"train": "d"})
+    attributes = json.loads(path.read_text())["attributes"]
+    assert (attributes["abaw"]["later"], attributes["mine"]) == (1, "a note")
+    assert attributes["abaw"]["sources"] == {"train": "d"}
+
+
 def test_a_table_that_was_swapped_is_refused(make_store: MakeStore, make_frames: MakeFrames) -> None:
     store = make_store(N_FRAMES)
     make_frames(N_FRAMES, video="w").write(Path(store.location) / "frames.parquet")

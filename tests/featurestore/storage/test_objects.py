@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featurestore.errors import ConfigError, StoreError
+from featurestore.errors import ConfigError, StoreError, UnreachableStoreError
 from featurestore.frames import FrameTable
 from featurestore.provenance import Provenance
 from featurestore.storage import objects
@@ -60,7 +61,7 @@ def test_a_chunk_is_fetched_once_for_all_its_windows(url: str, fetched: list[str
 
 
 def test_memory_holds_so_many_chunks_and_no_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurestore.views._MAX_FETCHED", 4)
+    monkeypatch.setattr("featurestore.views._MAX_FETCHED_BYTES", 4 * CHUNK_ROWS * DIM * 2)
     embedding = FeatureStore.open(url).embedding("au")
     rows = np.random.default_rng(0).integers(0, N_FRAMES, 300)
     assert embedding.gather(rows).tobytes() == ROWS[rows].tobytes()
@@ -95,8 +96,62 @@ def test_a_copy_that_rotted_is_not_served(url: str, tmp_path: Path) -> None:
     raw = bytearray(copy.read_bytes())
     raw[9] ^= 1
     copy.write_bytes(raw)
-    with pytest.raises(StoreError, match=r"Chunk 3 of encoder 'au'.*other bytes than were written"):
-        FeatureStore.open(url, cache=tmp_path / "cache").embedding("au").load()
+    for change in (bytes(raw), b""):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(change)
+        again = FeatureStore.open(url, cache=tmp_path / "cache").embedding("au")
+        assert again.read(96, 128).tobytes() == ROWS[96:128].tobytes()  # fetched once more
+        copy.write_bytes(change)
+        assert again.verify() == []  # the store is asked, not the copy
+        assert again.load().tobytes() == ROWS.tobytes()
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_not_to_read(url: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    embedding = FeatureStore.open(url, cache=tmp_path / "taken" / "cache").embedding("au")
+    assert embedding.load().tobytes() == ROWS.tobytes()
+
+
+def test_a_network_that_fails_is_no_damage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding = FeatureStore.open(url).embedding("au")
+    view = ObjectStorage.view
+
+    def fails_once(self: ObjectStorage, key: str) -> memoryview | None:
+        if key.endswith("c.2.0") and "embedding" in key:
+            raise UnreachableStoreError("The object store did not answer.")
+        return view(self, key)
+
+    monkeypatch.setattr(ObjectStorage, "view", fails_once)
+    with pytest.raises(UnreachableStoreError, match="did not answer"):
+        embedding.repair()
+    monkeypatch.undo()
+    assert embedding.rows_done() == N_FRAMES
+
+
+def test_rows_of_a_removal_that_was_killed_are_not_another_encoders(url: str, provenance: Provenance) -> None:
+    ObjectStorage(url).remove("au/zarr.json")  # and no further
+    store = FeatureStore.open(url)
+    assert store.names() == ()
+    writer = store.writer("au", replace(provenance, weights="1"), row_shape=(DIM,), chunk_rows=CHUNK_ROWS)
+    assert writer.embedding.rows_done() == 0
+    assert len(writer.pending()) == 20
+
+
+def test_of_two_that_make_a_group_the_later_changes_nothing(new_url: Callable[[], str]) -> None:
+    storage = ObjectStorage(new_url())
+    assert storage.create("g", {"x/zarr.json": b"first", "zarr.json": b"first"})
+    assert not storage.create("g", {"x/zarr.json": b"second", "zarr.json": b"second"})
+    assert (storage.read("g/x/zarr.json"), storage.read("g/zarr.json")) == (b"first", b"first")
+
+
+def test_metadata_that_a_killed_creation_left_is_replaced(
+    new_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_PATIENCE_STEP_S", 0.001)
+    storage = ObjectStorage(new_url())
+    storage.write("g/x/zarr.json", [b"left"])
+    assert storage.create("g", {"x/zarr.json": b"new", "zarr.json": b"new"})
+    assert storage.read("g/x/zarr.json") == b"new"
 
 
 def test_what_was_damaged_on_the_way_is_not_served(url: str) -> None:
@@ -113,12 +168,12 @@ def test_what_was_damaged_on_the_way_is_not_served(url: str) -> None:
 def test_a_url_that_cannot_be_used(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"like s3://bucket/prefix; 'ftps://x/y' cannot be opened"):
         FeatureStore.open("ftps://x/y")
-    with pytest.raises(StoreError, match=r"did not answer as it should \(s3://no-such-bucket"):
+    with pytest.raises(UnreachableStoreError, match=r"\(s3://no-such-bucket/features/a\): there is no such bucket"):
         ObjectStorage("s3://no-such-bucket/features").write("a", [b"x"])
     monkeypatch.setattr(objects, "_RETRY_S", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
     with pytest.raises(
-        StoreError, match=r"did not answer as it should \(s3://lab/features/zarr.json\).*AWS_ENDPOINT_URL"
+        UnreachableStoreError, match=r"did not answer as it should \(s3://lab/features/zarr.json\).*AWS_ENDPOINT_URL"
     ):
         FeatureStore.open("s3://lab/features")
 

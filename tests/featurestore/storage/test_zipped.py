@@ -1,3 +1,6 @@
+import multiprocessing
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +73,31 @@ def test_a_flipped_bit_in_a_chunk_is_found(zipped: Path, tmp_path: Path) -> None
     raw[info.header_offset + 200] ^= 1
     (tmp_path / "flipped.zip").write_bytes(raw)
     assert FeatureStore.open(tmp_path / "flipped.zip").embedding("au").verify() == [1]
+
+
+def test_processes_that_were_forked_read_at_once(zipped: Path) -> None:
+    store = FeatureStore.open(zipped)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.map(_rows_done, [store.storage] * 40, chunksize=1)
+    assert found == [100] * 40
+
+
+def _rows_done(storage: ZipStorage) -> int:
+    return FeatureStore(storage).embedding("au").rows_done()
+
+
+def test_more_chunks_than_a_process_may_have_files_open(make_store: Callable[[int], FeatureStore]) -> None:
+    script = (
+        "import resource, sys\nimport numpy as np\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "from featurestore.provenance import Provenance\nfrom featurestore.store import FeatureStore\n"
+        "store = FeatureStore.open(sys.argv[1])\n"
+        "made = Provenance(architecture='a', weights='w', preprocessing={}, pooling='cls', precision='float32')\n"
+        "writer = store.writer('au', made, row_shape=(3,), chunk_rows=2)\n"
+        "for task in writer.pending():\n    writer.append(task.start, np.ones((2, 3), dtype=np.float16))\n"
+        "embedding = store.embedding('au')\n"
+        "print(sum(int(embedding.read(row, row + 1).sum()) for row in range(200)))"
+    )
+    store = make_store(200)
+    ran = subprocess.run([sys.executable, "-c", script, store.location], capture_output=True, text=True, check=False)
+    assert ran.stdout == "600\n", ran.stderr
