@@ -20,7 +20,7 @@ from report import Measure, Options, parse_options, report, side_by_side, wall_s
 from extractor.encoder import Encoder, EncoderSpec
 from extractor.extract import ExtractConfig, extract
 from extractor.precision import DTYPES, choose_precision
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 from heads.devices import resolve_device
 

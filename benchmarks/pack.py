@@ -15,10 +15,10 @@ from material import random_frames, write_images
 from report import Measure, Options, parse_options, report, side_by_side, wall_s
 
 from extractor.images import FrameReader
-from featurestore.framepack import FramePack
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder, ImageSource
-from featurestore.packwriter import write_pack
+from featurestore.images.framepack import FramePack
+from featurestore.images.imagesource import ImageFolder, ImageSource
+from featurestore.images.packwriter import write_pack
 
 VIDEO_FRAMES = 400
 N_FRAMES, N_FRAMES_QUICK, N_DISTINCT = 20_000, 4_000, 200

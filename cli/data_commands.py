@@ -96,8 +96,8 @@ def frames(
 
     For example: abaw frames --pack frames.h5
     """
-    from featurestore.annotations import build_frames, read_challenge
-    from featurestore.audit import audit
+    from featurestore.challenge.annotations import build_frames, read_challenge
+    from featurestore.challenge.audit import audit
     from featurestore.store import FeatureStore
 
     from .console import print_json, say, stdout

@@ -21,11 +21,11 @@ from extractor.pretrain import PretrainConfig, pretrain
 from extractor.synth.dataset import SynthConfig, dataset_paths, is_written, write_dataset
 from extractor.synth.sheet import write_sheet
 from extractor.workbench import Workbench
-from featurestore.annotations import build_frames, read_challenge
-from featurestore.audit import audit
+from featurestore.challenge.annotations import build_frames, read_challenge
+from featurestore.challenge.audit import audit
+from featurestore.challenge.submission import write_submission
 from featurestore.exchange.importing import import_vectors
 from featurestore.store import FeatureStore
-from featurestore.submission import write_submission
 from heads.ablation import run_ablation
 from heads.config import FitConfig, HeadConfig
 from heads.features import FeatureSet

@@ -160,8 +160,8 @@ def predict(
 
     For example: abaw predict my-run --split test --out predictions.txt
     """
+    from featurestore.challenge.submission import write_submission
     from featurestore.errors import FileExistsAlreadyError
-    from featurestore.submission import write_submission
     from heads.run import Run
     from heads.tabulate import prediction_table
 

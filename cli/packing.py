@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Self
 
 from featurestore.errors import ConfigError, FileExistsAlreadyError, StoreError
-from featurestore.framepack import FramePack
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder, ImageSource, is_pack_path
-from featurestore.packwriter import write_pack
+from featurestore.images.framepack import FramePack
+from featurestore.images.imagesource import ImageFolder, ImageSource, is_pack_path
+from featurestore.images.packwriter import write_pack
 
 from .configfile import set_entry
 from .console import progress_bar, say, warn

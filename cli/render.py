@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
-from featurestore.audit import Audit
+from featurestore.challenge.audit import Audit
 from heads.scores import PartScore, Scores
 from heads.tasks import PARTS
 

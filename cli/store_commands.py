@@ -10,8 +10,8 @@ from .options import ForceOption, JsonOption, SeedOption, WorkspaceOption
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from featurestore.inspection.summary import EmbeddingSummary
     from featurestore.store import FeatureStore
-    from featurestore.summary import EmbeddingSummary
 
 app = typer.Typer(no_args_is_help=True, help="The feature store: list, show, draw, verify, import, export, remove.")
 _HERE = Path()
@@ -24,7 +24,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="ENCODER", help="Name of an
 @app.command("ls")
 def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE) -> None:
     """List the encoders: rows done, dimension, size, what made them and when."""
-    from featurestore.overview import UnreadableEntry, overview
+    from featurestore.inspection.overview import UnreadableEntry, overview
 
     from .console import print_json, stdout
     from .store_tables import encoders_table
@@ -60,7 +60,7 @@ def show(
     workspace: WorkspaceOption = _HERE,
 ) -> None:
     """Show all about one encoder: provenance, layout, its values in numbers, which frames failed."""
-    from featurestore.overview import describe
+    from featurestore.inspection.overview import describe
 
     from .console import print_json, stdout
     from .store_tables import layout_pairs, provenance_pairs, summary_pairs
@@ -101,7 +101,7 @@ def verify(
     For example: abaw store verify --encoder au,v --repair
     """
     from featurestore.errors import ConfigError
-    from featurestore.verification import check_sound, commands_to_restore, verify_store
+    from featurestore.inspection.verification import check_sound, commands_to_restore, verify_store
     from heads.tasks import parse_names
 
     from .console import print_json, progress_bar, stdout
@@ -158,8 +158,8 @@ def pca(
     For example: abaw store pca au --color expression --out pca.png
     """
     from featurestore.errors import FileExistsAlreadyError
-    from featurestore.projection import project
-    from featurestore.scatter import check_picture, draw_projection
+    from featurestore.inspection.projection import project
+    from featurestore.inspection.scatter import check_picture, draw_projection
 
     from .console import print_json, stdout, warn
     from .workspace import open_workspace
@@ -198,7 +198,7 @@ def remove(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOp
 
 
 def _summarised(store: "FeatureStore", name: str) -> "EmbeddingSummary":
-    from featurestore.summary import summarise
+    from featurestore.inspection.summary import summarise
 
     from .console import progress_bar
 

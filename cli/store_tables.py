@@ -6,8 +6,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from featurestore.overview import EncoderEntry, UnreadableEntry
-from featurestore.summary import EmbeddingSummary
+from featurestore.inspection.overview import EncoderEntry, UnreadableEntry
+from featurestore.inspection.summary import EmbeddingSummary
 
 Pairs = Iterator[tuple[str, str]]
 

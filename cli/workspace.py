@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from featurestore.annotations import read_annotations, read_list
 from featurestore.atomic import replace_file
+from featurestore.challenge.annotations import read_annotations, read_list
 from featurestore.errors import (
     ConfigError,
     FileExistsAlreadyError,
@@ -34,13 +34,13 @@ from featurestore.errors import (
     MissingFileError,
     unknown_name,
 )
-from featurestore.imagesource import is_pack_path
+from featurestore.images.imagesource import is_pack_path
 from featurestore.provenance import file_digest
 from featurestore.storage.opening import is_url
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
-    from featurestore.imagesource import ImageSource
+    from featurestore.images.imagesource import ImageSource
 
 CONFIG_FILE: Final = "abaw.toml"
 
@@ -88,7 +88,7 @@ class Workspace:
 
     def images(self) -> "ImageSource":
         """Where the images are read from: the pack, if there is one in `abaw.toml`; else `frames`."""
-        from featurestore.framepack import open_images  # h5py: a tenth of a second to import
+        from featurestore.images.framepack import open_images  # h5py: a tenth of a second to import
 
         return open_images(self.config.frames if self.config.pack is None else self.config.pack)
 

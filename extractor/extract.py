@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, ImageError, unknown_name
-from featurestore.imagesource import ImageSource
+from featurestore.images.imagesource import ImageSource
 from featurestore.store import FeatureStore
 from featurestore.writer import WHOLE, Share
 from heads.devices import resolve_device

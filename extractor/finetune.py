@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import ConfigError
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageSource
+from featurestore.images.imagesource import ImageSource
 from heads.config import HeadConfig
 from heads.devices import resolve_device
 from heads.losses import MultiTaskLoss

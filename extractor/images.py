@@ -21,7 +21,7 @@ from torch import Tensor
 
 from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageSource
+from featurestore.images.imagesource import ImageSource
 
 _BATCHES_AHEAD: Final = 3  # at the least
 

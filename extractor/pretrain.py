@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageSource
+from featurestore.images.imagesource import ImageSource
 from heads.devices import resolve_device
 from heads.targets import labels_digest
 

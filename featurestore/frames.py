@@ -3,7 +3,7 @@
 Every video is one run of rows, its frames ascending and unique, so a window of a video is a slice, and embeddings are
 a matrix with the same rows. A new table has its videos sorted; videos that come later are appended, and no row's number
 ever changes. Labels are null where a frame has none; the annotation files' sentinels went no further than
-`featurestore.annotations`. The fingerprint covers which frames there are and where their images lie, not the
+`featurestore.challenge.annotations`. The fingerprint covers which frames there are and where their images lie, not the
 labels: correcting a label does not make embeddings of the same pixels stale.
 """
 

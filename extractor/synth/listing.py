@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from featurestore.atomic import replace_file
-from featurestore.headers import ANNOTATION_HEADER
+from featurestore.challenge.headers import ANNOTATION_HEADER
 from featurestore.labels import EXPRESSIONS, SPLITS
 
 from .plan import TASKS, UNLABELLED, BoolArray, draw_duplicates, draw_unlabelled

@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from featurestore.annotations import read_annotations
 from featurestore.atomic import replace_file
+from featurestore.challenge.annotations import read_annotations
 from featurestore.errors import ConfigError, MissingFileError
 from featurestore.labels import ACTION_UNITS, AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 

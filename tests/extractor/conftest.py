@@ -11,7 +11,7 @@ from PIL import Image
 
 from extractor.encoder import Encoder, EncoderSpec
 from featurestore.frames import FRAME_SCHEMA, FrameTable
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 from featurestore.labels import AU_COLUMNS
 
 FRAMES_PER_VIDEO = 30

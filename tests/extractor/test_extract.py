@@ -17,10 +17,10 @@ from extractor.extract import ExtractConfig, extract
 from extractor.images import decode_image
 from extractor.preprocess import normalise, resize
 from featurestore.errors import ConfigError, EncoderMismatchError, FrameMismatchError, ImageError, StoreError
-from featurestore.framepack import FramePack
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
-from featurestore.packwriter import write_pack
+from featurestore.images.framepack import FramePack
+from featurestore.images.imagesource import ImageFolder
+from featurestore.images.packwriter import write_pack
 from featurestore.store import FeatureStore
 
 CONFIG = ExtractConfig(batch=16, device="cpu")
@@ -221,7 +221,7 @@ from pathlib import Path
 import featurestore.store
 from extractor.encoder import load_encoder
 from extractor.extract import ExtractConfig, extract
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 
 featurestore.store.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several

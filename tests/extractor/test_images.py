@@ -11,10 +11,10 @@ from PIL import Image
 
 from extractor.images import FrameReader, decode_image
 from featurestore.errors import FrameMismatchError, ImageError, MissingFileError, StoreError
-from featurestore.framepack import open_images
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder, ImageSource
-from featurestore.packwriter import write_pack
+from featurestore.images.framepack import open_images
+from featurestore.images.imagesource import ImageFolder, ImageSource
+from featurestore.images.packwriter import write_pack
 
 TableOf = Callable[[list[str]], FrameTable]
 Opener = Callable[[list[str]], FrameReader]

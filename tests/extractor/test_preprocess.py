@@ -11,7 +11,7 @@ from extractor.encoder import Encoder, EncoderSpec
 from extractor.images import FrameReader
 from extractor.preprocess import assemble, normalise, resize, upload
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from extractor.training import Schedule, shuffled_batches, steps_per_epoch
 from extractor.workbench import Workbench
 from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 from heads.targets import Targets
 
 
@@ -200,7 +200,7 @@ from extractor.encoder import load_encoder
 from extractor.finetune import FinetuneConfig, finetune
 from extractor.workbench import Workbench
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 
 extractor.training._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
 table, images, parent, encoders = map(Path, sys.argv[1:5])

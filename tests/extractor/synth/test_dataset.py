@@ -9,7 +9,7 @@ from PIL import Image
 
 from extractor.synth.dataset import SynthConfig, SynthSummary, is_written, write_dataset
 from extractor.synth.listing import FILES
-from featurestore.annotations import build_frames, read_annotations, read_list
+from featurestore.challenge.annotations import build_frames, read_annotations, read_list
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 from featurestore.labels import SPLITS
 

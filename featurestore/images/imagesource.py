@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from .errors import ImageError, MissingFileError
-from .frames import FrameTable
+from featurestore.errors import ImageError, MissingFileError
+from featurestore.frames import FrameTable
 
 NO_SUCH_FILE: Final = "no such file"
 NOT_A_FILE: Final = "not a file"

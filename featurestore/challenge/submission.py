@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from .atomic import replace_file
-from .errors import ConfigError, ShapeError
+from featurestore.atomic import replace_file
+from featurestore.errors import ConfigError, ShapeError
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
+
 from .headers import ANNOTATION_HEADER
-from .labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 
 N_DECIMALS: Final = 6
 """Decimals of valence and arousal."""

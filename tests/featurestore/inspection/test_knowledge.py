@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from featurestore.colouring import Colouring
-from featurestore.knowledge import Knowledge, knowledge
+from featurestore.inspection.colouring import Colouring
+from featurestore.inspection.knowledge import Knowledge, knowledge
 
 N_VIDEOS, N_EACH = 20, 40
 VIDEOS = np.repeat(np.arange(N_VIDEOS), N_EACH)

@@ -8,12 +8,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featurestore.colouring import Colouring
 from featurestore.errors import ConfigError, MissingFileError
-from featurestore.knowledge import Knowledge
+from featurestore.inspection.colouring import Colouring
+from featurestore.inspection.knowledge import Knowledge
+from featurestore.inspection.projection import Projection
+from featurestore.inspection.scatter import check_picture, draw_projection
 from featurestore.labels import EXPRESSIONS
-from featurestore.projection import Projection
-from featurestore.scatter import check_picture, draw_projection
 
 RNG = np.random.default_rng(0)
 KNOWN = Knowledge(measure="balanced accuracy", score=0.4, chance=0.125, held_out="videos", n_folds=5, n_components=50)

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .errors import unknown_name
-from .frames import FrameTable
-from .labels import AU_COLUMNS, EXPRESSIONS, SPLITS
+from featurestore.errors import unknown_name
+from featurestore.frames import FrameTable
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS, SPLITS
 
 REALS: Final = ("valence", "arousal")
 COLOURINGS: Final = ("expression", *REALS, *AU_COLUMNS, "split", "video")

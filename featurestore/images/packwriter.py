@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .atomic import replace_file
-from .errors import ImageError, StorageFullError
+from featurestore.atomic import replace_file
+from featurestore.errors import ImageError, StorageFullError
+from featurestore.frames import FrameTable
+
 from .framepack import FORMAT, FORMAT_KEY, index_digest
-from .frames import FrameTable
 from .imagesource import EMPTY_FILE, NO_SUCH_FILE, NOT_A_FILE, ImageFolder
 
 _BLOCK_BYTES: Final = 1 << 20

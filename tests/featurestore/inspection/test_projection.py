@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from featurestore import projection
 from featurestore.errors import MissingEmbeddingsError, ShapeError, UnknownNameError
 from featurestore.frames import FrameTable
-from featurestore.projection import evenly, project, sampled_vectors
+from featurestore.inspection.projection import evenly, project, sampled_vectors
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
 

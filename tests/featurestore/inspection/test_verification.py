@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from featurestore.errors import StoreError, UnknownNameError
+from featurestore.inspection.verification import BadChunk, Verdict, check_sound, commands_to_restore, verify_store
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
-from featurestore.verification import BadChunk, Verdict, check_sound, commands_to_restore, verify_store
 
 ROWS = np.random.default_rng(0).normal(size=(20, 6))
 

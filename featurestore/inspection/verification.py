@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from .embedding import Embedding
-from .errors import AbawError, StoreError, unknown_name
-from .store import FeatureStore
+from featurestore.embedding import Embedding
+from featurestore.errors import AbawError, StoreError, unknown_name
+from featurestore.store import FeatureStore
 
 _MOST_TOLD: Final = 5
 

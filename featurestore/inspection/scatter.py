@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .atomic import replace_file
-from .errors import ConfigError, MissingFileError
+from featurestore.atomic import replace_file
+from featurestore.errors import ConfigError, MissingFileError
+
 from .projection import Projection
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".pdf", ".svg")

@@ -10,9 +10,10 @@ from typing import Final
 
 import polars as pl
 
+from featurestore.images.imagesource import ImageSource
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
+
 from .annotations import ChallengeFiles, unlabelled_rows
-from .imagesource import ImageSource
-from .labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 
 _KEY: Final = ("video", "frame")
 _MAX_EXAMPLES: Final = 5

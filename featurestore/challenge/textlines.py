@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import xxhash
 
-from .errors import AnnotationError, MissingFileError
+from featurestore.errors import AnnotationError, MissingFileError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.annotations import build_frames, read_annotations, read_challenge, read_list
+from featurestore.challenge.annotations import build_frames, read_annotations, read_challenge, read_list
 from featurestore.errors import AnnotationError, MissingFileError, UnknownNameError
 from featurestore.frames import FRAME_SCHEMA
 from featurestore.labels import AU_COLUMNS, LABEL_COLUMNS

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.annotations import read_annotations, read_list
+from featurestore.challenge.annotations import read_annotations, read_list
+from featurestore.challenge.submission import write_submission
 from featurestore.errors import ConfigError, ShapeError
 from featurestore.labels import AU_COLUMNS, LABEL_COLUMNS
-from featurestore.submission import write_submission
 
 
 def listed(tmp_path: Path, *paths: str) -> pl.DataFrame:

@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from featurestore import summary
 from featurestore.embedding import Embedding
+from featurestore.inspection.summary import EmbeddingSummary, summarise, widened
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
-from featurestore.summary import EmbeddingSummary, summarise, widened
 
 StoreMaker = Callable[[int], FeatureStore]
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.annotations import read_challenge
-from featurestore.audit import Audit, audit
+from featurestore.challenge.annotations import read_challenge
+from featurestore.challenge.audit import Audit, audit
 from featurestore.errors import MissingFileError
-from featurestore.imagesource import ImageFolder
+from featurestore.images.imagesource import ImageFolder
 
 HEADER = "image,valence,arousal,expression,aus"
 NO_UNITS = ",".join(["-1"] * 12)

@@ -13,10 +13,11 @@ from typing import Final
 
 import polars as pl
 
+from featurestore.errors import AnnotationError, unknown_name
+from featurestore.frames import FRAME_SCHEMA, FrameTable
+from featurestore.labels import SPLITS
+
 from .annotationrows import parse_annotations, parse_list
-from .errors import AnnotationError, unknown_name
-from .frames import FRAME_SCHEMA, FrameTable
-from .labels import SPLITS
 from .malformed import MalformedLines
 from .textlines import read_text_lines
 

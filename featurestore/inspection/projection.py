@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 
+from featurestore.embedding import Embedding
+from featurestore.errors import MissingEmbeddingsError, ShapeError
+from featurestore.store import FeatureStore
+
 from .colouring import Colouring, colouring_named
-from .embedding import Embedding
-from .errors import MissingEmbeddingsError, ShapeError
 from .knowledge import FloatMatrix, IntVector, Knowledge, knowledge
-from .store import FeatureStore
 from .summary import widened
 
 N_COMPONENTS: Final = 50

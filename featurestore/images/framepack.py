@@ -32,8 +32,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .errors import FrameMismatchError, ImageError, MissingFileError, StoreError
-from .frames import FrameTable
+from featurestore.errors import FrameMismatchError, ImageError, MissingFileError, StoreError
+from featurestore.frames import FrameTable
+
 from .imagesource import NO_SUCH_FILE, NOT_A_FILE, ImageFolder, ImageList, ImageSource, is_pack_path
 
 FORMAT: Final = 1

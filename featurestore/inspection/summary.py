@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .embedding import Embedding
-from .layout import FloatArray
+from featurestore.embedding import Embedding
+from featurestore.layout import FloatArray
 
 _BLOCK_BYTES: Final = 2 << 20  # stored bytes looked at together; four to six times as many in memory
 _REPEAT: Final = 1e-3  # of a row's norm: twice what rounding to float16 moves a value by

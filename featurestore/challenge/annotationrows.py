@@ -9,9 +9,10 @@ from typing import Final
 
 import polars as pl
 
-from .frames import FRAME_SCHEMA
+from featurestore.frames import FRAME_SCHEMA
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
+
 from .headers import ANNOTATION_HEADER, N_FIELDS, annotation_columns, describe_header, is_list_header
-from .labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 from .malformed import MalformedLines
 from .textlines import TextLines
 

@@ -6,9 +6,9 @@ itself.
 
 from dataclasses import dataclass
 
-from .errors import AbawError
-from .provenance import Provenance
-from .store import FeatureStore
+from featurestore.errors import AbawError
+from featurestore.provenance import Provenance
+from featurestore.store import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Final
 
 import polars as pl
 
-from .errors import AnnotationError
+from featurestore.errors import AnnotationError
 
 MAX_LISTED: Final = 20
 """So many of a file are listed one by one; the rest are counted."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featurestore.errors import MissingEmbeddingsError
-from featurestore.overview import EncoderEntry, UnreadableEntry, describe, overview
+from featurestore.inspection.overview import EncoderEntry, UnreadableEntry, describe, overview
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
 

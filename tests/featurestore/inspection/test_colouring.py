@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featurestore.colouring import COLOURINGS, colouring_named
 from featurestore.errors import UnknownNameError
 from featurestore.frames import FrameTable
+from featurestore.inspection.colouring import COLOURINGS, colouring_named
 
 FramesMaker = Callable[..., FrameTable]
 

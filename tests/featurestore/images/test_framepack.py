@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore import framepack
-from featurestore.annotations import read_challenge
-from featurestore.audit import audit
+from featurestore.challenge.annotations import read_challenge
+from featurestore.challenge.audit import audit
 from featurestore.errors import (
     FrameMismatchError,
     ImageError,
@@ -33,10 +33,10 @@ from featurestore.errors import (
     StorageFullError,
     StoreError,
 )
-from featurestore.framepack import FramePack, open_images
 from featurestore.frames import FRAME_SCHEMA, FrameTable
-from featurestore.imagesource import ImageFolder, is_pack_path
-from featurestore.packwriter import write_pack
+from featurestore.images.framepack import FramePack, open_images
+from featurestore.images.imagesource import ImageFolder, is_pack_path
+from featurestore.images.packwriter import write_pack
 
 
 def table_of(paths: list[str]) -> FrameTable:
@@ -405,8 +405,8 @@ PACK_SLOWLY = """
 import sys, time
 from pathlib import Path
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
-from featurestore.packwriter import write_pack
+from featurestore.images.imagesource import ImageFolder
+from featurestore.images.packwriter import write_pack
 
 def tell(done, total, what):
     print(what, done, flush=True)
@@ -450,8 +450,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from featurestore.frames import FrameTable
-from featurestore.imagesource import ImageFolder
-from featurestore.packwriter import write_pack
+from featurestore.images.imagesource import ImageFolder
+from featurestore.images.packwriter import write_pack
 
 table, images, pack = map(Path, sys.argv[1:])
 frames = FrameTable.read(table)

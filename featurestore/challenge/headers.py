@@ -8,7 +8,7 @@ place: files with arousal before valence exist. A file of another format is name
 import re
 from typing import Final
 
-from .labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
+from featurestore.labels import AU_COLUMNS, EXPRESSIONS, LABEL_COLUMNS
 
 ANNOTATION_HEADER: Final = "image,valence,arousal,expression,aus"
 """First line of annotation files and of submissions, as the organisers write it."""

@@ -1,0 +1,1 @@
+"""Where the frames' images are read from: a folder of files, or a pack."""

@@ -1,0 +1,1 @@
+"""What is in a store, in numbers and pictures, and whether it is still what was committed."""
