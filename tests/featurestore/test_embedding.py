@@ -216,7 +216,7 @@ def test_rows_that_are_missing_inside_a_chunk_are_not_handed_out(embedding: Embe
     embedding.chunks.write(1, short)
     fresh = FeatureStore.open(embedding.storage).embedding("au")
     for read in (fresh.load, lambda: fresh.read(16, 18), lambda: fresh.gather(np.array([17]))):
-        with pytest.raises(StoreError, match="Chunk 1 of encoder 'au'.*rows of it are missing"):
+        with pytest.raises(StoreError, match=r"Chunk 1 of encoder 'au'.*rows of it are missing"):
             read()
 
 
