@@ -207,7 +207,7 @@ def extract(
     For example: abaw extract --encoder mae,au,expr,v,a
     """
     from extractor.encoder import load_encoder
-    from extractor.extract import ExtractConfig
+    from extractor.extract import ExtractConfig, plan
     from extractor.extract import extract as run
     from featurestore.errors import ConfigError, unknown_name
     from heads.tasks import parse_names
@@ -220,7 +220,16 @@ def extract(
     names = parse_names(encoder)
     if not names:
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
-    shared = _parse_share(share)
+    config = ExtractConfig(
+        device=device,
+        precision=precision,
+        batch=batch,
+        n_workers=workers,
+        stored=stored,
+        stop_on_error=on_error == "stop",
+        retry_unreadable=retry_unreadable,
+        share=_parse_share(share),
+    )
     opened = open_workspace(workspace)
     store = opened.open_store()
     in_store = [_store_name(name) for name in names]
@@ -230,18 +239,8 @@ def extract(
         )
     encoders = {_store_name(name): load_encoder(_find_version(opened, name)) for name in names}
     if dry_run:
-        _tell_plan(store, encoders, stored, json_=json_)
+        _tell_plan(store, encoders, plan(store, encoders, config), stored, json_=json_)
         return
-    config = ExtractConfig(
-        device=device,
-        precision=precision,
-        batch=batch,
-        n_workers=workers,
-        stored=stored,
-        stop_on_error=on_error == "stop",
-        retry_unreadable=retry_unreadable,
-        share=shared,
-    )
     with progress_bar(f"extract {','.join(encoders)}", "frames") as update:
 
         def on_progress(done: int, total: int, failed: int) -> None:
@@ -345,11 +344,12 @@ def _parse_share(text: str) -> "Share":
     return Share(int(number), int(of))
 
 
-def _tell_plan(store: "FeatureStore", encoders: "dict[str, Encoder]", stored: str, *, json_: bool) -> None:
+def _tell_plan(
+    store: "FeatureStore", encoders: "dict[str, Encoder]", missing: dict[str, int], stored: str, *, json_: bool
+) -> None:
     from .console import print_json, stdout
 
-    n_frames = len(store.frames)
-    missing = {name: n_frames - (store.rows_done(name) if name in store else 0) for name in encoders}
+    n_frames = store.n_frames
     if json_:
         print_json({"n_frames": n_frames, "to_compute": missing})
         return

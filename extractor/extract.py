@@ -23,14 +23,14 @@ from heads.devices import resolve_device
 
 from .encoder import Encoder
 from .images import FrameReader, choose_workers
-from .mapper import Mapper, map_block, open_mapper, pending_blocks
+from .mapper import Mapper, describe, map_block, open_mapper, pending_blocks
 from .precision import Precision, choose_precision
 from .sink import BackgroundSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractConfig:
-    """Options of an extraction.
+    """Options of an extraction; those that cannot be are refused (ConfigError, UnknownNameError).
 
     Attributes
     ----------
@@ -58,6 +58,28 @@ class ExtractConfig:
     stop_on_error: bool = False
     retry_unreadable: bool = False
     share: Share = WHOLE
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.batch & (self.batch - 1):
+            raise ConfigError(
+                f"The batch must be a power of two, so that chunks hold whole batches, but is {self.batch}."
+            )
+        if self.stored not in ("float16", "float32"):
+            raise unknown_name("stored type", self.stored, ("float16", "float32"))
+        if not 1 <= self.share.number <= self.share.of:
+            raise ConfigError(
+                f"A share is one of 1/N to N/N, not {self.share.number}/{self.share.of}. Give one such as --share 1/4."
+            )
+        if self.retry_unreadable and self.share != WHOLE:
+            raise ConfigError(
+                "Frames are tried again by one process, or each would take back what another has just computed. "
+                "Run --retry-unreadable without --share."
+            )
+        if self.retry_unreadable and self.stop_on_error:
+            raise ConfigError(
+                "Frames are tried again by taking back their chunks, and stopping at the first that still cannot be "
+                "read would leave these out. Run --retry-unreadable without --on-error stop."
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,12 +156,13 @@ def extract(
     ImageError
         With `stop_on_error`, at the first frame that cannot be read.
     """
-    _check(config)
     device = resolve_device(config.device)
     started = time.perf_counter()
     report = ExtractReport()
     if config.retry_unreadable:
         images.check(store.frames)
+        # What cannot be computed again is not taken back: other weights are refused first.
+        plan(store, encoders, config)
         forget_unreadable(store, encoders, images)
     with ExitStack() as stack:
         mappers = [
@@ -201,6 +224,26 @@ def _run(
             on_progress(report.n_frames, total, len(reader.failures))
 
 
+def plan(store: FeatureStore, encoders: Mapping[str, Encoder], config: ExtractConfig) -> dict[str, int]:
+    """Encoder -> rows that are still to compute, by all shares together; nothing is written.
+
+    Raises
+    ------
+    EncoderMismatchError, ShapeError
+        If a name in the store belongs to other weights, preprocessing, dtype or width.
+    """
+    device = resolve_device(config.device)
+    rows = {}
+    for name, encoder in encoders.items():
+        rows[name] = store.n_frames
+        if name in store:
+            made_by = describe(encoder, precision_of(store, name, config.precision, device))
+            dtype = np.dtype(config.stored)
+            there = store.check_same_encoder(name, made_by, row_shape=(encoder.dim,), dtype=dtype)
+            rows[name] -= there.rows_done()
+    return rows
+
+
 def precision_of(store: FeatureStore, name: str, asked: str, device: torch.device) -> Precision:
     """The precision to run an encoder in: as asked; ``auto`` goes on in the one that the store has it in."""
     if asked == "auto" and name in store:
@@ -216,21 +259,3 @@ def forget_unreadable(store: FeatureStore, names: Iterable[str], images: ImageSo
             embedding = store.embedding(name)
             rows = [row for row in embedding.failures() if images.holds(paths[row])]
             embedding.forget(np.asarray(rows, dtype=np.int64))
-
-
-def _check(config: ExtractConfig) -> None:
-    if config.batch < 1 or config.batch & (config.batch - 1):
-        raise ConfigError(
-            f"The batch must be a power of two, so that chunks hold whole batches, but is {config.batch}."
-        )
-    if not 1 <= config.share.number <= config.share.of:
-        raise ConfigError(
-            f"A share is one of 1/N to N/N, not {config.share.number}/{config.share.of}. Give one such as --share 1/4."
-        )
-    if config.retry_unreadable and config.share != WHOLE:
-        raise ConfigError(
-            "Frames are tried again by one process, or each would take back what another has just computed. "
-            "Run --retry-unreadable without --share."
-        )
-    if config.stored not in ("float16", "float32"):
-        raise unknown_name("stored type", config.stored, ("float16", "float32"))

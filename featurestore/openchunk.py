@@ -108,6 +108,7 @@ class OpenChunk:
         self.committed_at_s = now_s
         if n_rows <= self.n_committed:
             return
+        self._embedding.check_current()
         failures = {row: why for row, why in self._failures.items() if row < self.start + n_rows}
         there = self._embedding.commits.read(self.chunk)
         if there.n_rows < n_rows or not self._stands(there.n_rows, failures):
@@ -118,7 +119,6 @@ class OpenChunk:
         """Write until it stands: another worker may put its shorter version between our chunk and our commit."""
         embedding, rows = self._embedding, self.buffer[:n_rows]
         commit = commit_of(rows)
-        embedding.check_current()
         for _ in range(_MOST_TRIES):
             embedding.chunks.write(self.chunk, rows)
             embedding.failure_log.write(self.chunk, failures)

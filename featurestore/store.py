@@ -279,8 +279,7 @@ class FeatureStore:
             record = EncoderRecord(frames=self._root.frames, provenance=provenance, layout=layout)
             create_encoder(self.storage, name, record)
         # Read back in either case: another worker may have made the group a moment before us.
-        embedding = self.embedding(name)
-        self._check_same_encoder(embedding, provenance, row_shape=row_shape, dtype=dtype)
+        embedding = self.check_same_encoder(name, provenance, row_shape=row_shape, dtype=dtype)
         if embedding.record.frames.n_frames < self.n_frames:
             grown = replace(embedding.record, frames=self._root.frames, layout=embedding.layout)
             grow_encoder(self.storage, name, grown)
@@ -289,6 +288,40 @@ class FeatureStore:
         if isinstance(self.storage, LocalStorage):
             self.storage.tidy(name)
         return EmbeddingWriter(embedding, commit_every_s=commit_every_s, clock=clock)
+
+    def check_same_encoder(
+        self, name: str, provenance: Provenance, *, row_shape: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> Embedding:
+        """The embeddings of that name, if they are those that `writer` would go on with.
+
+        Raises
+        ------
+        EncoderMismatchError, ShapeError
+            If something else made them, or they are of another dtype or row shape.
+        MissingEmbeddingsError, FrameMismatchError
+            As `embedding`.
+        """
+        embedding = self.embedding(name)
+        recorded, where = embedding.provenance, f"store: {self.location}"
+        advice = f"Extract it as {self.free_version(name)}, which keeps both, or run `abaw store rm {name}` first."
+        if recorded.fingerprint != provenance.fingerprint:
+            differing = recorded.differences(provenance)
+            weights = f" (weights {recorded.weights} there, {provenance.weights} now)" if "weights" in differing else ""
+            raise EncoderMismatchError(
+                f"The embeddings of encoder {name!r} were made by {recorded.fingerprint}, these would be by "
+                f"{provenance.fingerprint}; they differ in {', '.join(differing)}{weights} ({where}). {advice}"
+            )
+        if embedding.row_shape != tuple(row_shape):
+            raise ShapeError(
+                f"The embeddings of encoder {name!r} have rows of shape {embedding.row_shape}, these would have "
+                f"{tuple(row_shape)} ({where}). {advice}"
+            )
+        if embedding.dtype != storage_dtype(dtype):
+            raise EncoderMismatchError(
+                f"The embeddings of encoder {name!r} are {embedding.dtype}, these would be {storage_dtype(dtype)} "
+                f"({where}). {advice}"
+            )
+        return embedding
 
     def _knows(self, frames: FramesRecord) -> bool:
         """Whether these are our frames, or were, or have become so since we were opened."""
@@ -323,30 +356,6 @@ class FeatureStore:
             raise MissingEmbeddingsError(
                 f"{unknown_name('encoder', name, self.names())} (store: {self.location}). "
                 f"Run `abaw extract --encoder {name}` to add it."
-            )
-
-    def _check_same_encoder(
-        self, embedding: Embedding, provenance: Provenance, *, row_shape: tuple[int, ...], dtype: npt.DTypeLike
-    ) -> None:
-        """Refuse to go on with embeddings that something else made."""
-        recorded, name, where = embedding.provenance, embedding.name, f"store: {self.location}"
-        advice = f"Extract it as {self.free_version(name)}, which keeps both, or run `abaw store rm {name}` first."
-        if recorded.fingerprint != provenance.fingerprint:
-            differing = recorded.differences(provenance)
-            weights = f" (weights {recorded.weights} there, {provenance.weights} now)" if "weights" in differing else ""
-            raise EncoderMismatchError(
-                f"The embeddings of encoder {name!r} were made by {recorded.fingerprint}, these would be by "
-                f"{provenance.fingerprint}; they differ in {', '.join(differing)}{weights} ({where}). {advice}"
-            )
-        if embedding.row_shape != tuple(row_shape):
-            raise ShapeError(
-                f"The embeddings of encoder {name!r} have rows of shape {embedding.row_shape}, these would have "
-                f"{tuple(row_shape)} ({where}). {advice}"
-            )
-        if embedding.dtype != storage_dtype(dtype):
-            raise EncoderMismatchError(
-                f"The embeddings of encoder {name!r} are {embedding.dtype}, these would be {storage_dtype(dtype)} "
-                f"({where}). {advice}"
             )
 
 

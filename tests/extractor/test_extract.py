@@ -140,6 +140,26 @@ def test_mended_frames_are_computed_on_request(
     assert extract(store, {"e": tiny_encoder}, ImageFolder(broken), CONFIG).n_frames == 0
 
 
+def test_what_cannot_be_computed_again_is_not_taken_back(
+    store: FeatureStore,
+    tiny_encoder: Encoder,
+    tiny_spec: EncoderSpec,
+    image_root: Path,
+    frames: FrameTable,
+    tmp_path: Path,
+) -> None:
+    broken = shutil.copytree(image_root, tmp_path / "broken")
+    (broken / frames.data["path"][3]).unlink()
+    extract(store, {"e": tiny_encoder}, ImageFolder(broken), CONFIG)
+    shutil.copy(image_root / frames.data["path"][3], broken / frames.data["path"][3])
+    torch.manual_seed(4)
+    with pytest.raises(EncoderMismatchError, match="differ in weights"):
+        extract(store, {"e": Encoder(tiny_spec)}, ImageFolder(broken), replace(CONFIG, retry_unreadable=True))
+    assert store.embedding("e").is_complete()
+    with pytest.raises(ConfigError, match="without --on-error stop"):
+        replace(CONFIG, retry_unreadable=True, stop_on_error=True)
+
+
 def test_half_precision_leaves_the_callers_encoder_alone(
     store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path
 ) -> None:

@@ -256,11 +256,12 @@ def test_a_store_that_was_opened_before_it_grew_goes_on(
 
 def test_a_worker_does_not_write_into_what_was_made_anew(make_store: MakeStore, provenance: Provenance) -> None:
     store = make_store(N_FRAMES)
-    late = store.writer("au", provenance, row_shape=(3,), chunk_rows=8)
-    late.append(0, np.ones((8, 3), dtype=np.float32))
+    early, late = (store.writer("au", provenance, row_shape=(3,), chunk_rows=8) for _ in range(2))
+    for writer in (early, late):
+        writer.append(0, np.ones((8, 3), dtype=np.float32))
     store.remove("au")
     with pytest.raises(EncoderMismatchError, match="'au' were removed, or made anew, while they were being written"):
-        late.append(8, np.ones((8, 3), dtype=np.float32))
+        early.append(8, np.ones((8, 3), dtype=np.float32))
     assert store.names() == ()
     extract(store, "au", dataclasses.replace(provenance, weights="1"), 2.0)
     with pytest.raises(EncoderMismatchError, match="made anew"):
