@@ -64,6 +64,7 @@ class OpenChunk:
         shape = (embedding.chunk_rows, *embedding.row_shape)
         self.buffer: FloatArray = np.empty(shape, dtype=embedding.dtype) if buffer is None else buffer
         self._failures: dict[int, str] = {}
+        embedding.check_current()
         committed = embedding.commits.read(chunk)
         is_whole = embedding.chunks.is_whole(chunk)
         self.n_committed = sound_rows(embedding, chunk, committed.n_rows) if is_whole else 0
