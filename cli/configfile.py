@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -48,8 +49,10 @@ def set_entry(path: Path, name: str, value: str, *, after: str) -> bool:
             f"`{name} = {json.dumps(value)}` could not be put into {path} without a change to its other entries. "
             "Add that line by hand, above the first [table]."
         )
-    with replace_file(path) as partial:
+    target = path.resolve()  # a link to a shared file stays one
+    with replace_file(target) as partial:
         partial.write_bytes(changed.encode())
+        partial.chmod(stat.S_IMODE(target.stat().st_mode))
     return True
 
 

@@ -18,8 +18,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False)
+# A path may hold what rich takes for markup, such as [id] or :cat:. Nothing on stderr is markup; on stdout tables are.
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -68,14 +69,14 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], Non
     ``update(done, total, note)``
     """
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Rate(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=stderr,
         disable=not stderr.is_terminal,
     )

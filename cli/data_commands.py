@@ -1,11 +1,14 @@
 """`abaw synth`, `init`, `frames`: a dataset, a workspace of it, and the table of its frames."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import DATA_PANEL, ForceOption, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from featurestore.frames import FrameTable
 
 _HERE = Path()
 
@@ -44,9 +47,9 @@ def synth(
         print_json(summary.as_dict())
         return
     counts = ", ".join(f"{split} {rows:,}" for split, rows in summary.rows.items())
-    stdout.print(f"{directory}: {videos} videos, listed rows: {counts}; {summary.seconds:.1f} s")
+    stdout.print(f"{directory}: {videos} videos, listed rows: {counts}; {summary.seconds:.1f} s", markup=False)
     if sheet is not None:
-        stdout.print(f"{sheet}")
+        stdout.print(f"{sheet}", markup=False)
 
 
 def init(
@@ -72,7 +75,7 @@ def init(
     if json_:
         print_json({"workspace": str(workspace.root), "config": str(workspace.root / CONFIG_FILE)})
         return
-    stdout.print(f"{workspace.root / CONFIG_FILE}\nNext: cd {directory} && abaw frames")
+    stdout.print(f"{workspace.root / CONFIG_FILE}\nNext: cd {directory} && abaw frames", markup=False)
 
 
 def frames(
@@ -82,10 +85,14 @@ def frames(
         typer.Option("--add", help="Append the videos that are new in the annotations; all rows keep their place."),
     ] = False,
     pack: Annotated[
-        Path | None, typer.Option(help="Pack the images into one file, such as frames.h5, and read them there.")
+        Path | None,
+        typer.Option(help="Pack the images into one file, such as frames.h5 in the workspace, and read them there."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read the pack once, and compare its digest.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Pack again, whatever is there under that name.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Replace a pack even if it holds images that the folder has not.")
+    ] = False,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
@@ -100,26 +107,42 @@ def frames(
     from featurestore.challenge.audit import audit
     from featurestore.store import FeatureStore
 
+    from .advice import next_for_incomplete
     from .console import print_json, say, stdout
     from .packing import images_to_audit, pack_target, update_pack
     from .render import audit_tables
     from .workspace import open_workspace
 
-    target = pack_target(pack, force=force)
     opened = open_workspace(workspace)
+    target = pack_target(pack, opened.root, force=force)
     files = read_challenge(opened.config.train, opened.config.val, opened.config.test)
     table = build_frames(files.train, files.val, files.test)
+    # Images first: a store that has grown by frames whose images are out of reach would be half a step.
+    ordered = _in_store_order(opened.config.store, table)
+    found = audit(files, images_to_audit(opened, ordered, packing=target))
     store = FeatureStore.create(opened.config.store, table, sources=files.sources, add=add)
-    found = audit(files, images_to_audit(opened, store.frames, packing=target))
-    packed = update_pack(opened, store.frames, target, force=force, check=check)
+    packed = update_pack(opened, store.frames, target, force=force, check=check, allow_missing=allow_missing)
     if json_:
         print_json(found.as_dict() | ({} if packed is None else {"pack": packed.as_dict()}))
         return
     for each in audit_tables(found):
         stdout.print(each)
     if packed is not None:
-        stdout.print(f"{packed}")
-    say(f"{store.n_frames:,} frames in {store.location}")
-    incomplete = [name for name in store.names() if store.rows_done(name) < store.n_frames]
-    if incomplete:
-        say(f"Next: abaw extract --encoder {','.join(incomplete)}, which computes the rows that are not there yet.")
+        stdout.print(f"{packed}", markup=False)
+    say(f"{'1 frame' if store.n_frames == 1 else f'{store.n_frames:,} frames'} in {store.location}")
+    for line in next_for_incomplete(opened, store):
+        say(line)
+
+
+def _in_store_order(location: str, table: "FrameTable") -> "FrameTable":
+    """The frames in the order of the store's rows, before it is touched; FrameMismatchError if it cannot hold them."""
+    from featurestore.errors import MissingFileError
+    from featurestore.store import FeatureStore
+
+    try:
+        store = FeatureStore.open(location)
+    except MissingFileError:
+        return table
+    if table.fingerprint == store.fingerprint or not store.names():
+        return table
+    return store.frames.continued_by(table)

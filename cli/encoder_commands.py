@@ -213,6 +213,7 @@ def extract(
     from heads.tasks import parse_names
 
     from .console import print_json, progress_bar, say, tell_unreadable
+    from .packing import tell_not_packed
     from .workspace import open_workspace
 
     if on_error not in ("mask", "stop"):
@@ -250,6 +251,8 @@ def extract(
     tell_unreadable(
         report.failures, store.frames.data["path"].to_list(), consequence="their rows hold NaN and are masked"
     )
+    if retry_unreadable:
+        tell_not_packed(opened, report.failures)
     if json_:
         print_json(_extract_summary(report, store))
     else:

@@ -59,14 +59,20 @@ def import_embeddings(
         print_json(report.as_dict())
         return
     read_as = report.format + (f", layout {report.layout}" if report.layout else "")
+    there = f"; {report.written:,} written, {report.there:,} were there already" if report.there else ""
     stdout.print(
         f"{report.encoder}: {report.matched:,} rows matched ({read_as}, {report.dtype}), "
-        f"{report.missing:,} frames have no vector"
+        f"{_counted(report.missing, 'frame')} {'has' if report.missing == 1 else 'have'} no vector{there}",
+        markup=False,
     )
+    if report.taken_from not in (None, report.encoder):
+        warn(f"these are the embeddings of encoder {report.taken_from!r} there, taken in as {report.encoder!r}")
     if report.missing:
         warn(f"frames without a vector are masked, such as {', '.join(report.missing_examples)}")
     if report.extra:
-        warn(f"{report.extra:,} vectors belong to no frame, such as {', '.join(report.extra_examples)}")
+        belong = "belongs" if report.extra == 1 else "belong"
+        extra = ", ".join(report.extra_examples)
+        warn(f"{_counted(report.extra, 'vector')} {belong} to no frame, such as {extra}")
 
 
 def export_embeddings(
@@ -99,10 +105,15 @@ def export_embeddings(
     shape = " x ".join(str(length) for length in report.row_shape)
     written_as = report.format + (f", layout {report.layout}" if report.layout else "")
     stdout.print(
-        f"{report.encoder}: {report.rows:,} vectors of {shape} {report.dtype} in {report.path} "
-        f"({written_as}, {report.bytes / 1e6:,.1f} MB)"
+        f"{report.encoder}: {_counted(report.rows, 'vector')} of {shape} {report.dtype} in {report.path} "
+        f"({written_as}, {report.bytes / 1e6:,.1f} MB)",
+        markup=False,
     )
     _tell_failed(report)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _tell_failed(report: "ExportReport") -> None:
@@ -114,4 +125,5 @@ def _tell_failed(report: "ExportReport") -> None:
     n_more = len(report.failed) - len(shown)
     more = f"\n  ... and {n_more:,} more; --json lists them all" if n_more else ""
     kept = "are kept as such" if report.format == "zarr.zip" else "are left out"
-    warn(f"{len(report.failed):,} frames have no embedding and {kept}:\n" + "\n".join(shown) + more)
+    has = "has" if len(report.failed) == 1 else "have"
+    warn(f"{_counted(len(report.failed), 'frame')} {has} no embedding and {kept}:\n" + "\n".join(shown) + more)

@@ -23,7 +23,9 @@ PrecisionOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Threads that decode images.", show_default="chosen by the device")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same bits on the same machine.")]
+SeedOption = Annotated[  # up to what torch takes
+    int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same bits on the same machine.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there under this name.")]
 
 DATA_PANEL = "Data"

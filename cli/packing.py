@@ -1,5 +1,6 @@
 """`abaw frames --pack`: a pack of the workspace's frames, and the line in `abaw.toml` by which all commands read it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -7,7 +8,14 @@ from typing import Self
 from featurestore.errors import ConfigError, FileExistsAlreadyError, StoreError
 from featurestore.frames import FrameTable
 from featurestore.images.framepack import FramePack
-from featurestore.images.imagesource import ImageFolder, ImageSource, is_pack_path
+from featurestore.images.imagesource import (
+    EMPTY_FILE,
+    NO_SUCH_FILE,
+    NOT_A_FILE,
+    ImageFolder,
+    ImageSource,
+    is_pack_path,
+)
 from featurestore.images.packwriter import write_pack
 
 from .configfile import set_entry
@@ -54,14 +62,15 @@ class Packed:
         return {"file": str(self.file), **counts, **written, "checked": self.is_checked}
 
     def __str__(self) -> str:
-        text = f"{self.file}: {self.n_images:,} images, {self.n_bytes / 1e6:,.1f} MB"
+        images = "1 image" if self.n_images == 1 else f"{self.n_images:,} images"
+        text = f"{self.file}: {images}, {self.n_bytes / 1e6:,.1f} MB"
         text += f"; {self.n_absent:,} listed without an image" if self.n_absent else ""
         text += "; there already, --force packs again" if self.seconds is None else f"; packed in {self.seconds:.1f} s"
         return text + ("; every byte is as it was packed" if self.is_checked else "")
 
 
-def pack_target(path: Path | None, *, force: bool) -> Path | None:
-    """The absolute path of the pack that is asked for, if one is.
+def pack_target(path: Path | None, root: Path, *, force: bool) -> Path | None:
+    """The absolute path of the pack that is asked for, if one is; a relative one starts at the workspace.
 
     Raises
     ------
@@ -72,7 +81,7 @@ def pack_target(path: Path | None, *, force: bool) -> Path | None:
         if force:
             raise ConfigError("--force is about the pack, and none is named. Add it, such as --pack frames.h5.")
         return None
-    path = path.expanduser().resolve()
+    path = (root / path.expanduser()).resolve()
     if not is_pack_path(path):
         raise ConfigError(f"A pack is a file that ends in .h5, such as frames.h5; {path} is not. Give such a name.")
     return path
@@ -101,7 +110,9 @@ def images_to_audit(opened: Workspace, frames: FrameTable, *, packing: Path | No
     return images
 
 
-def update_pack(opened: Workspace, frames: FrameTable, path: Path | None, *, force: bool, check: bool) -> Packed | None:
+def update_pack(
+    opened: Workspace, frames: FrameTable, path: Path | None, *, force: bool, check: bool, allow_missing: bool = False
+) -> Packed | None:
     """Pack the images of a workspace's folder if that is asked for, and check the pack if that is.
 
     Parameters
@@ -116,6 +127,8 @@ def update_pack(opened: Workspace, frames: FrameTable, path: Path | None, *, for
         Replace whatever is there.
     check
         Read the pack, and compare its digest.
+    allow_missing
+        Replace a pack even if it holds images that the folder has not.
 
     Returns
     -------
@@ -126,12 +139,12 @@ def update_pack(opened: Workspace, frames: FrameTable, path: Path | None, *, for
     ConfigError
         If there is no folder to pack, or no pack to check.
     FileExistsAlreadyError
-        If something else is there.
+        If something else is there, or a pack with images that the folder has not.
     StoreError
         If the check finds another digest.
     """
     if path is not None:
-        packed = _pack(opened, frames, path, force=force)
+        packed = _pack(opened, frames, path, force=force, allow_missing=allow_missing)
         _name_in_config(opened, path)
     else:
         images = opened.images()
@@ -149,7 +162,19 @@ def update_pack(opened: Workspace, frames: FrameTable, path: Path | None, *, for
     return packed
 
 
-def _pack(opened: Workspace, frames: FrameTable, path: Path, *, force: bool) -> Packed:
+def tell_not_packed(opened: Workspace, failures: Mapping[int, str]) -> None:
+    """Say of frames that failed again, row -> reason, how many none can find: the pack was made without them."""
+    images = opened.images()
+    n_absent = sum(reason in (NO_SUCH_FILE, NOT_A_FILE, EMPTY_FILE) for reason in failures.values())
+    if n_absent and isinstance(images, FramePack):
+        frames = "1 of these frames has" if n_absent == 1 else f"{n_absent:,} of these frames have"
+        warn(
+            f"{frames} no image in the pack, which is read in place of the folder. If the folder has it by now, "
+            f"`abaw frames --pack {images.path} --force` packs again."
+        )
+
+
+def _pack(opened: Workspace, frames: FrameTable, path: Path, *, force: bool, allow_missing: bool) -> Packed:
     if path.exists() and not force and _is_pack_of(path, frames):
         return Packed.of(FramePack(path), seconds=None)
     folder = opened.config.frames
@@ -159,7 +184,7 @@ def _pack(opened: Workspace, frames: FrameTable, path: Path, *, force: bool) -> 
             "Point it at the folder first."
         )
     with progress_bar("pack", "frames") as update:
-        report = write_pack(path, frames, ImageFolder(folder), on_progress=update)
+        report = write_pack(path, frames, ImageFolder(folder), allow_missing=allow_missing, on_progress=update)
     return Packed.of(FramePack(path), seconds=report.seconds)
 
 

@@ -36,7 +36,7 @@ def list_encoders(json_: JsonOption = False, workspace: WorkspaceOption = _HERE)
         encoders = {entry.name: entry.as_dict() for entry in entries}
         print_json({"store": store.location, "n_frames": store.n_frames, "encoders": encoders})
         return
-    title = f"{store.location}: {store.n_frames:,} frames"
+    title = f"{store.location}: {'1 frame' if store.n_frames == 1 else f'{store.n_frames:,} frames'}"
     if not entries:
         stdout.print(f"{title}, no encoder yet", markup=False)
         stdout.print("Next: abaw extract --encoder NAME, or abaw store import FILE --encoder NAME")
@@ -104,15 +104,18 @@ def verify(
     from featurestore.inspection.verification import check_sound, commands_to_restore, verify_store
     from heads.tasks import parse_names
 
+    from .advice import extractable
     from .console import print_json, progress_bar, stdout
     from .workspace import open_workspace
 
     names = () if encoder is None else parse_names(encoder)
     if encoder is not None and not names:
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: au,v.")
-    store = open_workspace(workspace).open_store(check_sources=False)
+    opened = open_workspace(workspace)
+    store = opened.open_store(check_sources=False)
+    here = extractable(opened, store.names())
     with progress_bar("verify", "chunks") as update:
-        verdicts = verify_store(store, names, repair=repair, on_chunk=update)
+        verdicts = verify_store(store, names, repair=repair, extractable=here, on_chunk=update)
     commands = commands_to_restore(verdict for verdict in verdicts if verdict.is_repaired)
     if json_:
         checked = [verdict for verdict in verdicts if verdict.error is None]
@@ -129,8 +132,10 @@ def verify(
         for verdict in verdicts:
             if verdict.is_sound:
                 stdout.print(verdict.sentence(), markup=False)
+        if not verdicts:
+            stdout.print(f"{store.location} holds no encoder yet: there is nothing to verify", markup=False)
         for command in commands:
-            stdout.print(f"Next: {command}")
+            stdout.print(f"Next: {command}", markup=False)
     check_sound(verdicts, where=store.location)
 
 
@@ -177,7 +182,7 @@ def pca(
         return
     shares = ", ".join(f"{100 * share:.1f}" for share in projection.explained[:10])
     stdout.print(f"{name}: {len(projection.rows):,} of {projection.n_labelled:,} rows with {color}", markup=False)
-    stdout.print(projection.knowledge.sentence())
+    stdout.print(projection.knowledge.sentence(), markup=False)
     stdout.print(f"variance of components 1 to {min(10, len(projection.explained))}: {shares} %")
     stdout.print(f"{out}", markup=False)
 
@@ -194,7 +199,7 @@ def remove(name: NameArgument, json_: JsonOption = False, workspace: WorkspaceOp
     if json_:
         print_json({"removed": name, "bytes": size})
         return
-    stdout.print(f"removed {name}: {size / 1e6:,.1f} MB")
+    stdout.print(f"removed {name}: {size / 1e6:,.1f} MB", markup=False)
 
 
 def _summarised(store: "FeatureStore", name: str) -> "EmbeddingSummary":

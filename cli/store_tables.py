@@ -22,7 +22,8 @@ def encoders_table(entries: Sequence[EncoderEntry | UnreadableEntry], *, title: 
     title
         Above the table.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold", collapse_padding=True)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    table.collapse_padding = True
     table.add_column("encoder", overflow="fold")
     for heading in ("rows", "failed", "dim", "dtype", "MB", "chunks"):
         table.add_column(heading, justify="right", overflow="fold")
@@ -41,7 +42,7 @@ def encoders_table(entries: Sequence[EncoderEntry | UnreadableEntry], *, title: 
             f"{entry.size_bytes / 1e6:,.1f}",
             f"{entry.n_chunks:,}",
             escape(_made_from(entry)),
-            entry.provenance.made_at[:16].replace("T", " "),
+            escape(entry.provenance.made_at[:16].replace("T", " ")),
         )
     return table
 
@@ -73,7 +74,8 @@ def summary_pairs(summary: EmbeddingSummary) -> Pairs:
     """An encoder's values in numbers."""
     if summary.nan_share is not None:
         unexplained = summary.n_unexplained
-        odd = f"; {unexplained:,} rows that did not fail are not finite: verify the store" if unexplained else ""
+        rows = "1 row that did not fail is" if unexplained == 1 else f"{unexplained:,} rows that did not fail are"
+        odd = f"; {rows} not finite: verify the store" if unexplained else ""
         yield "NaN", f"{100 * summary.nan_share:.3g} % of the committed values{odd}"
     if norms := summary.norms:
         yield "L2 norm", f"mean {norms.mean:.4g}, from {norms.minimum:.4g} to {norms.maximum:.4g}"

@@ -7,13 +7,14 @@ from heads.config import HeadConfig
 from heads.model import HeadModel
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("featurestore", "heads", "extractor", "extractor/synth", "cli")
+FOLDERS = ("featurestore", "heads", "extractor", "extractor/synth", "cli")
+ROOMS = ("storage", "challenge", "images", "exchange", "inspection")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_tree_names_every_module_once() -> None:
     listed = sorted(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
-    folders = [*ROOMS, *(f"featurestore/{room}" for room in ("storage", "challenge", "images", "exchange", "inspection"))]
+    folders = [*FOLDERS, *(f"featurestore/{room}" for room in ROOMS)]
     there = sorted(path.name for folder in folders for path in (ROOT / folder).glob("*.py"))
     assert listed == [name for name in there if name != "__init__.py"]
 

@@ -69,12 +69,15 @@ def export_vectors(
     """
     found = _format(path)
     chosen = _layout(found, layout, path)
+    if path.is_dir():
+        raise FileExistsAlreadyError(f"An export makes a file; {path} is a folder. Give a file's name.")
     if path.exists() and not force:
         raise FileExistsAlreadyError(f"An export makes a new file; {path} is there already. Give --force, or another.")
     embedding = store.embedding(encoder)
     _check_whole(store, encoder, embedding)
     index = FrameIndex(store.frames)
-    vectors = Outgoing(embedding, index, Origin(encoder=encoder, provenance=embedding.provenance))
+    origin = Origin(encoder=encoder, provenance=embedding.provenance, batch_rows=embedding.batch_rows)
+    vectors = Outgoing(embedding, index, origin)
     failed = {index.name(row): reason for row, reason in embedding.failures().items()}
     if not len(vectors.rows):
         raise MissingEmbeddingsError(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from featurestore.errors import ConfigError, ShapeError, StoreError, unknown_name
 
-from .keys import FrameIndex, IntArray
+from .keys import FrameIndex, IntArray, frame_key
 from .origin import ORIGIN, Origin
 from .source import EntrySource, NumberArray, SlicedRows, VectorSource, block_rows, check_vector, damage_named
 
@@ -98,7 +98,9 @@ def _source(
     features = [leaf for leaf in leaves if "/" in leaf and leaf.rpartition("/")[2] in (FEATURE, "features")]
     nested = [leaf for leaf in leaves if "/" in leaf]
     if layout in (None, "video") and features:
-        return _VideoSource(file, path, features, index, origin)
+        others = _beside(features, leaves)
+        _refuse_mixed(path, others, index, is_flat=layout is None and _flat_parts(file, leaves) is not None)
+        return _VideoSource(file, path, features, index, origin, others)
     flat = None if layout in ("video", "image") else _flat_parts(file, leaves)
     if flat is not None:
         return _FlatSource(file, path, *flat, origin)
@@ -110,6 +112,23 @@ def _source(
         f"video (/<video>/feature) or image (/<image>/<video>); this one holds {found} (file: {path}). "
         "Rename its datasets, or save an .npz keyed video/frame.jpg."
     )
+
+
+def _beside(features: Sequence[str], leaves: Sequence[str]) -> list[str]:
+    """The leaves that are neither a video's vectors nor what says more of them, their numbers or labels."""
+    folders = {feature.rpartition("/")[0] for feature in features}
+    return [leaf for leaf in leaves if leaf.rpartition("/")[0] not in folders or frame_key(leaf) is not None]
+
+
+def _refuse_mixed(path: Path, others: Sequence[str], index: FrameIndex, *, is_flat: bool) -> None:
+    """Refuse to pass over vectors of frames that stand in another layout than the videos'."""
+    frames = [leaf for leaf in others if index.row(leaf) is not None or index.row(_turned(leaf)) is not None]
+    if frames or is_flat:
+        found = frames[0] if frames else "the dataset and the keys at its root"
+        raise StoreError(
+            f"An HDF5 file has one layout; this one holds <video>/{FEATURE} and also {found!r} (file: {path}). "
+            "Save them in two files."
+        )
 
 
 def _is_image_first(path: Path, leaves: Sequence[str], index: FrameIndex, layout: str | None) -> bool:
@@ -210,14 +229,21 @@ class _VideoSource(VectorSource):
     """A dataset of vectors in the group of every video."""
 
     def __init__(
-        self, file: h5py.File, path: Path, features: Sequence[str], index: FrameIndex, origin: Origin | None
+        self,
+        file: h5py.File,
+        path: Path,
+        features: Sequence[str],
+        index: FrameIndex,
+        origin: Origin | None,
+        others: Sequence[str],
     ) -> None:
         names: list[str] = []
         starts = [0]  # of every video's entries, and the end
         for feature in features:
             names += _rows_of(file, path, feature, index)
             starts.append(len(names))
-        super().__init__(path, names, format="hdf5", layout="video", origin=origin)
+        # What is neither is reported as extra; it names no frame, so it is never read.
+        super().__init__(path, [*names, *others], format="hdf5", layout="video", origin=origin)
         self._file = file
         self._features = features
         self._starts = np.asarray(starts)

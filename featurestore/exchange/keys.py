@@ -5,12 +5,16 @@ store's frame table, and the table also decides where the video's name begins: `
 is frame 66 of ``341``, unless the table has a video ``cropped_aligned/341``.
 """
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.frames import FrameTable
 
 IntArray = npt.NDArray[np.int64]
+
+_MAX_DIGITS: Final = 10  # a table's frame numbers are int32
 
 FrameKey = tuple[str, int]
 """A video and a frame's number."""
@@ -23,10 +27,11 @@ def frame_key(name: str) -> FrameKey | None:
     ('10-60-1280x720', 12)
     """
     video, _, image = name.rpartition("/")
-    number = image.partition(".")[0]
-    if not video or not (number.isascii() and number.isdecimal()):
+    stem, dot, suffix = image.rpartition(".")
+    number = stem if dot and not suffix.isdecimal() else image  # 12.48 is a time, and no frame 12
+    if not video or not (number.isascii() and number.isdecimal()) or len(number.lstrip("0")) > _MAX_DIGITS:
         return None
-    return video, int(number)
+    return video, int(number.lstrip("0") or "0")
 
 
 class FrameIndex:

@@ -18,6 +18,7 @@ from .outgoing import Outgoing
 from .source import EntrySource
 from .unpickle import PickledArray, load_plain
 
+_MAX_NUMBERS: Final = 1 << 22  # of one vector in a list
 _PROTOCOL: Final = 4  # read by every Python since 3.4
 
 
@@ -49,7 +50,9 @@ class MappingSource(EntrySource):
         """As of `EntrySource`."""
         value = self._values[entry]
         try:
-            if isinstance(value, PickledArray | np.ndarray | np.generic | list | tuple):
+            if isinstance(value, PickledArray | np.ndarray | np.generic):
+                return np.asarray(value)
+            if isinstance(value, list | tuple) and _is_vector(value):
                 return np.asarray(value)
         except ValueError:  # a ragged sequence
             pass
@@ -57,6 +60,17 @@ class MappingSource(EntrySource):
             f"An import's vectors are arrays or lists of numbers; {self.names[entry]!r} is a {type(value).__name__} "
             f"of something else (file: {self.path}). Save one vector a frame."
         )
+
+
+def _is_vector(value: list[object] | tuple[object, ...]) -> bool:
+    """Whether a sequence is small and of two levels at most; lists that a pickle shares unfold without end."""
+    n_numbers = 0
+    for item in value:
+        inner = item if isinstance(item, list | tuple) else (item,)
+        n_numbers += sum(part.array.size if isinstance(part, PickledArray) else 1 for part in inner[:_MAX_NUMBERS])
+        if n_numbers >= _MAX_NUMBERS or any(isinstance(part, list | tuple) for part in inner):
+            return False
+    return True
 
 
 def _name(key: object, path: Path) -> str:

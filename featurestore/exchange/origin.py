@@ -16,6 +16,7 @@ ORIGIN: Final = "abaw"
 """Name of the attribute, or of the metadata entry."""
 
 _VERSION: Final = 1
+_BATCHES: Final = tuple(1 << power for power in range(17))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +25,13 @@ class Origin:
 
     encoder: str
     provenance: Provenance
+    batch_rows: int = 1  # computed together, so that an extraction can go on in the same batches
 
     def to_json(self) -> str:
         """The note as text."""
-        return json.dumps({"format": _VERSION, "encoder": self.encoder, "provenance": self.provenance.to_dict()})
+        provenance = self.provenance.to_dict()
+        note = {"encoder": self.encoder, "batch_rows": self.batch_rows, "provenance": provenance}
+        return json.dumps({"format": _VERSION, **note})
 
     @classmethod
     def from_json(cls, text: object, path: Path) -> "Origin":
@@ -45,7 +49,10 @@ class Origin:
             encoder, provenance = note.get("encoder"), note.get("provenance")
             if not isinstance(encoder, str) or not isinstance(provenance, dict):
                 raise ValueError("it lacks 'encoder' or 'provenance'")
-            return cls(encoder=encoder, provenance=Provenance.from_dict(provenance))
+            batch_rows = note.get("batch_rows", 1)
+            if batch_rows not in _BATCHES or not isinstance(batch_rows, int):
+                raise ValueError(f"its batch_rows is {batch_rows!r}, no power of two up to {_BATCHES[-1]}")
+            return cls(encoder=encoder, provenance=Provenance.from_dict(provenance), batch_rows=batch_rows)
         except (ValueError, AbawError) as error:
             reason = str(error).partition(". ")[0].rstrip(".")
             raise StoreError(

@@ -1,6 +1,7 @@
 """Parquet: a row a frame, columns `video`, `frame`, `path` and the vector as a fixed-size array."""
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ VECTOR: Final = "vector"
 
 _DAMAGE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _WHAT: Final = "a Parquet file"
+_NUMBER_BYTES: Final = 4
+_KEPT_BYTES: Final = 1 << 30
 _PATHS: Final = ("path", "key", "image", "image_location", "name")
 
 
@@ -60,7 +63,10 @@ class ParquetSource(VectorSource):
             first = self._slice(int(entries[0]), int(entries[0]) + 1)
             self._shape = first.shape[1:]
         if self._rows is None:
-            self._rows = SlicedRows(self._slice, len(self.names), block_rows(self._shape, 4))
+            n_rows = len(self.names)
+            # A slice decodes its whole row group, of which there may be one: what can be kept is decoded once.
+            is_kept = n_rows * prod(self._shape) * _NUMBER_BYTES <= _KEPT_BYTES
+            self._rows = SlicedRows(self._slice, n_rows, n_rows if is_kept else block_rows(self._shape, _NUMBER_BYTES))
         return self._rows.take(entries)
 
     def _slice(self, start: int, stop: int) -> NumberArray:

@@ -12,8 +12,11 @@ class ImportReport:
     format: str  # what the file was recognised as: hdf5, npz, npy, pickle, parquet or store
     layout: str | None  # of HDF5: flat, video or image
     dtype: str  # float16 or float32, as stored
+    taken_from: str | None  # the encoder that the file, or the other store, says they are of
     restored: bool  # whether the file carried the provenance of what made it
     matched: int  # frames that have their vector now
+    written: int  # of these, by this import
+    there: int  # of these, before it, with the same values
     missing: int  # frames of the store without a vector
     extra: int  # vectors without a frame in the store
     missing_examples: tuple[str, ...]  # the first few, as video/frame

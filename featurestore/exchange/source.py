@@ -106,14 +106,14 @@ def check_vector(
     StoreError
         If its dtype is neither floating nor integer.
     ShapeError
-        If it is a single number, or not of shape `like`.
+        If it is a single number, of three dimensions or more, or not of shape `like`.
     """
     if dtype.kind not in "fiu":
         raise StoreError(
             f"An import's vectors are plain numbers; {name!r} is of dtype {dtype} (file: {path}). "
             "Save it as an array of float32."
         )
-    if not shape or min(shape) < 1:
+    if len(shape) not in (1, 2) or min(shape) < 1:
         raise ShapeError(
             f"An import's vectors have shape (dim,) or (n_tokens, dim), each at least 1; {name!r} has {shape} "
             f"(file: {path}). Mend that entry."

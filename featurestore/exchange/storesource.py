@@ -55,7 +55,7 @@ class StoreSource(VectorSource):
             path,
             [index.key(row) for row in self._rows.tolist()],
             format="store",
-            origin=Origin(encoder=name, provenance=self._embedding.provenance),
+            origin=Origin(encoder=name, provenance=self._embedding.provenance, batch_rows=self._embedding.batch_rows),
             reasons={index.key(row): reason for row, reason in self._embedding.failures().items()},
         )
 

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import xxhash
 
 from featurestore.atomic import replace_file
-from featurestore.errors import ImageError, StorageFullError
+from featurestore.errors import FileExistsAlreadyError, ImageError, MissingFileError, StorageFullError, StoreError
 from featurestore.frames import FrameTable
 
-from .framepack import FORMAT, FORMAT_KEY, index_digest
+from .framepack import FORMAT, FORMAT_KEY, FramePack, index_digest
 from .imagesource import EMPTY_FILE, NO_SUCH_FILE, NOT_A_FILE, ImageFolder
 
 _BLOCK_BYTES: Final = 1 << 20
@@ -64,6 +64,7 @@ def write_pack(
     folder: ImageFolder,
     *,
     n_workers: int = 16,
+    allow_missing: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> PackReport:
     """Pack the images of all frames; the file is there as a whole or not at all, and replaces one of its name.
@@ -78,6 +79,8 @@ def write_pack(
         Where they are. A frame without a file, or with an empty one, is noted with the reason.
     n_workers
         Threads that read.
+    allow_missing
+        Replace a pack even if it holds images that the folder has not.
     on_progress
         Called with frames done, frames in all, and what is under way: sizes, then images.
 
@@ -87,6 +90,8 @@ def write_pack(
         If either folder is not there, or holds none of a sample of the frames.
     ImageError
         If a file is there and cannot be read, or changes while it is packed.
+    FileExistsAlreadyError
+        If a pack of that name holds images that the folder has not, as one that is not mounted whole.
     StorageFullError
         If there is no space for the pack.
     """
@@ -97,6 +102,8 @@ def write_pack(
     with ThreadPoolExecutor(n_workers, thread_name_prefix="pack") as pool, replace_file(path) as partial:
         _remove_left_behind(path)
         sizes, absent = _measure(pool, folder, paths, tell)
+        if not allow_missing:
+            _refuse_loss(path, folder, paths, absent)
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         start = _lay_out(partial, offsets, paths, absent)
         _check_space(partial)
@@ -138,6 +145,22 @@ def _measure(
                 absent[row] = size
         tell(rows.stop, len(paths), "sizes")
     return sizes, absent
+
+
+def _refuse_loss(path: Path, folder: ImageFolder, paths: Sequence[str], absent: Mapping[int, str]) -> None:
+    """Refuse to replace a pack by one that lacks images which it holds; what is no whole pack holds none."""
+    try:
+        old = FramePack(path).index
+    except (MissingFileError, StoreError):
+        return
+    held = {image for row, image in enumerate(old.paths) if row not in old.absent}
+    lost = [paths[row] for row in sorted(absent) if paths[row] in held]
+    if lost:
+        raise FileExistsAlreadyError(
+            f"The pack that is there holds {len(held):,} images, and the new one would hold "
+            f"{len(paths) - len(absent):,}: {len(lost):,} of its images, such as {lost[0]}, are not in {folder.root} "
+            f"(pack: {path}). Mount the folder whole, or add --allow-missing to do without them; the pack is as it was."
+        )
 
 
 def _size_or_reason(folder: ImageFolder, path: str) -> int | str:

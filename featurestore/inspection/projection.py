@@ -119,7 +119,7 @@ def project(store: FeatureStore, encoder: str, color: str, *, n_rows: int = N_RO
     videos = store.frames.video_ids()
     rows = evenly(labelled, videos[labelled], n_rows=n_rows, seed=seed)
     standard = _standardised(sampled_vectors(embedding, rows), encoder=encoder)
-    pca = PCA(min(N_COMPONENTS, len(rows) - 1, standard.shape[1]), random_state=seed)
+    pca = PCA(min(N_COMPONENTS, len(rows) - 1, standard.shape[1]), random_state=seed % 2**32)  # all it takes
     components: FloatMatrix = pca.fit_transform(standard).astype(np.float64)
     return Projection(
         encoder=encoder,

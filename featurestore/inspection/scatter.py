@@ -1,5 +1,6 @@
 """A projection as a picture: the points, what their colours mean, and how much variance the components have."""
 
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +89,8 @@ def draw_projection(projection: Projection, path: Path) -> None:
         _draw_medians(axes["map"], projection, named)
         _draw_legend(axes["key"], projection, named)
     _draw_bars(axes["bars"], projection)
-    with replace_file(path) as partial:
+    with replace_file(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script the font has not: boxes
         figure.savefig(partial, dpi=150, format=path.suffix[1:].lower())
 
 
@@ -127,7 +129,7 @@ def _draw_points(axes: Axes, projection: Projection, named: dict[int, str]) -> N
         linewidths=0,
         rasterized=True,  # points in the thousands make a PDF that takes seconds to open
     )
-    axes.set_title(_title(projection), loc="left", fontsize=12, pad=24, color=_INK)
+    axes.set_title(_title(projection), loc="left", fontsize=12, pad=24, color=_INK, parse_math=False)
     axes.text(0, 1.015, projection.knowledge.sentence(), transform=axes.transAxes, fontsize=9.5, color=_PALE)
     axes.set_aspect("equal", adjustable="datalim")  # distances are what a projection shows
     axes.set_xlabel(f"component 1: {100 * projection.explained[0]:.1f} % of the variance", color=_INK)
@@ -156,6 +158,8 @@ def _draw_legend(axes: Axes, projection: Projection, named: dict[int, str]) -> N
     legend.set_title(f"{projection.colouring.name} (rows)")
     legend.get_title().set(color=_PALE, fontsize=9)
     legend.set_alignment("left")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a video may be named a$b
     axes.text(0, 0.02, "large dots: medians", transform=axes.transAxes, fontsize=8, color=_PALE)
 
 

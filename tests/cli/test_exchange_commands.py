@@ -71,6 +71,8 @@ def test_json(imported: Path, tmp_path: Path, abaw: Abaw) -> None:
         "dtype": "float16",
         "restored": True,
         "matched": export["rows"],
+        "written": export["rows"],
+        "there": 0,
         "missing": 0,
         "extra": 0,
         "missing_examples": [],
@@ -86,12 +88,12 @@ def test_missing_extra_and_failed_frames_are_told(imported: Path, tmp_path: Path
     (tmp_path / "part.pkl").write_bytes(pickle.dumps(vectors))
     outcome = abaw("store", "import", tmp_path / "part.pkl", "--encoder", "part", "-w", imported)
     assert outcome.code == 0
-    assert "1 frames have no vector" in outcome.out
+    assert "1 frame has no vector" in outcome.out
     assert "frames without a vector are masked, such as" in outcome.err
-    assert "1 vectors belong to no frame, such as nobody/00001.jpg" in outcome.err
+    assert "1 vector belongs to no frame, such as nobody/00001.jpg" in outcome.err
     outcome = abaw("store", "export", "--encoder", "part", tmp_path / "part.h5", "-w", imported)
     assert outcome.code == 0
-    assert f"1 frames have no embedding and are left out:\n  {gone}: no vector in part.pkl" in outcome.err
+    assert f"1 frame has no embedding and are left out:\n  {gone}: no vector in part.pkl" in outcome.err
     with h5py.File(tmp_path / "part.h5") as file:
         assert gone not in set(file["keys"].asstr()[:])
 
@@ -127,3 +129,15 @@ def test_a_trapped_pickle(imported: Path, tmp_path: Path, refused: Refused) -> N
     assert not trap.exists()
     pickle.loads(raw + b"\x85R.")  # the trap is one
     assert trap.exists()
+
+
+def test_names_are_no_markup(imported: Path, tmp_path: Path, abaw: Abaw) -> None:
+    with np.load(_truth(imported, abaw, tmp_path)) as file:
+        vectors = dict(file)
+    vectors["x/[/blue]"] = next(iter(vectors.values()))
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps(vectors))
+    read = abaw("store", "import", tmp_path / "v.pkl", "--encoder", "marked", "-w", imported)
+    assert read.code == 0, read.err
+    assert "such as x/[/blue]" in read.err
+    written = abaw("store", "export", "--encoder", "marked", tmp_path / "a[b].h5", "-w", imported)
+    assert "a[b].h5" in written.out

@@ -60,6 +60,42 @@ def test_new_videos_are_appended_and_only_they_are_computed(workspace: Path, aba
     assert abaw("fit-heads", "--encoder", "au", "--joint", "au", "--task", "au", "--epochs", "1").code == 0
 
 
+def test_only_what_can_be_extracted_is_advised_to_be(workspace: Path, abaw: Abaw) -> None:
+    path = workspace.parent / "data" / "training_set_annotations.txt"
+    _, whole = hold_back_a_video(path)
+    for name in abaw("store", "ls", "--json").json()["encoders"]:
+        abaw("store", "rm", name)
+    abaw("frames")
+    abaw("extract", "--encoder", "au,v")
+    assert abaw("store", "import", workspace.parent / "data" / "truth.npz", "--encoder", "truth").code == 0
+    shutil.rmtree(workspace / "encoders" / "v")
+    path.write_text(whole)
+    told = abaw("frames", "--add").err
+    assert "Next: abaw extract --encoder au, which" in told
+    assert "truth came from a file: abaw store import FILE --encoder truth@2 takes" in told
+    assert "v is no encoder of this workspace" in told
+    # What is said works.
+    assert abaw("store", "import", workspace.parent / "data" / "truth.npz", "--encoder", "truth@2").code == 0
+    assert abaw("extract", "--encoder", "au").code == 0
+
+
+def test_a_store_does_not_grow_by_images_out_of_reach(workspace: Path, abaw: Abaw, refused: Refused) -> None:
+    path = workspace.parent / "data" / "training_set_annotations.txt"
+    _, whole = hold_back_a_video(path)
+    for name in abaw("store", "ls", "--json").json()["encoders"]:
+        abaw("store", "rm", name)
+    abaw("frames")
+    abaw("extract", "--encoder", "au")
+    before = {file.name: file.read_bytes() for file in (workspace / "features").iterdir() if file.is_file()}
+    path.write_text(whole)
+    images = workspace.parent / "data" / "cropped_aligned"
+    images.rename(workspace.parent / "away")
+    assert "cropped_aligned is not there" in refused(1, "frames", "--add")
+    assert {file.name: file.read_bytes() for file in (workspace / "features").iterdir() if file.is_file()} == before
+    (workspace.parent / "away").rename(images)
+    assert abaw("frames", "--add").code == 0
+
+
 def test_a_video_does_not_take_further_frames(workspace: Path, refused: Refused) -> None:
     path = workspace.parent / "data" / "training_set_annotations.txt"
     header, first, *rest = path.read_text().splitlines(keepends=True)

@@ -68,6 +68,52 @@ def test_a_pack_that_is_there_is_kept_and_force_packs_again(workspace: Path, aba
     assert not abaw("frames", "--pack", "frames.h5", "--json").json()["pack"]["written"]
 
 
+def test_a_folder_that_lacks_images_does_not_replace_a_pack(workspace: Path, abaw: Abaw, refused: Refused) -> None:
+    whole = abaw("frames", "--pack", "frames.h5", "--json").json()["pack"]["images"]
+    before = (workspace / "frames.h5").read_bytes()
+    images = workspace.parent / "data" / "cropped_aligned"
+    video = next(each for each in sorted(images.iterdir()) if len(list(each.iterdir())) > 5)
+    video.rename(workspace.parent / "not mounted")
+    text = refused(1, "frames", "--pack", "frames.h5", "--force")
+    counts = re.search(r"holds (\d+) images, and the new one would hold (\d+): (\d+) of its images", text)
+    assert counts is not None
+    assert int(counts[1]) == whole == int(counts[2]) + int(counts[3])
+    assert f"such as {video.name}/" in text
+    assert (workspace / "frames.h5").read_bytes() == before
+    smaller = abaw("frames", "--pack", "frames.h5", "--force", "--allow-missing", "--json").json()["pack"]
+    assert smaller["images"] == int(counts[2])
+    (workspace.parent / "not mounted").rename(video)
+    assert abaw("frames", "--pack", "frames.h5", "--force", "--json").json()["pack"]["images"] == whole
+
+
+def test_an_image_that_comes_after_packing(workspace: Path, abaw: Abaw) -> None:
+    store = FeatureStore.open(workspace / "features")
+    [row] = store.embedding("au").failures()
+    path = workspace.parent / "data" / "cropped_aligned" / store.frames.data["path"][row]
+    assert abaw("frames", "--pack", "frames.h5").code == 0
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(next(path.parent.parent.rglob("*.jpg")), path)
+    told = abaw("extract", "--encoder", "au", "--retry-unreadable").err
+    assert "note: 1 of these frames has no image in the pack" in told
+    # What is said works.
+    assert f"`abaw frames --pack {workspace / 'frames.h5'} --force`" in told
+    assert abaw("frames", "--pack", workspace / "frames.h5", "--force").code == 0
+    again = abaw("extract", "--encoder", "au", "--retry-unreadable")
+    assert "no image in the pack" not in again.err
+    assert not FeatureStore.open(workspace / "features").embedding("au").failures()
+
+
+def test_a_pack_is_named_from_the_workspace(
+    workspace: Path, abaw: Abaw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert abaw("frames", "--pack", "frames.h5", "-w", workspace).code == 0
+    assert (workspace / "frames.h5").is_file()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert '\npack = "frames.h5"\n' in (workspace / "abaw.toml").read_text()
+
+
 def test_a_machine_that_has_only_the_pack(workspace: Path, data: Path, abaw: Abaw, tmp_path: Path) -> None:
     audited = abaw("frames", "--pack", "frames.h5", "--json").json()
     audited.pop("pack")
@@ -172,6 +218,19 @@ def test_the_users_lines_stay(tmp_path: Path, end: str) -> None:
     path.write_bytes(path.read_bytes().replace(b'"frames.h5"', b'"frames.h5"  # keep this'))
     assert set_entry(path, "pack", 'a"b\\ü.h5', after="frames")
     assert path.read_bytes().decode().split(end)[2] == 'pack = "a\\"b\\\\ü.h5"  # keep this'
+
+
+def test_a_shared_file_stays_shared(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    target = tmp_path / "shared" / "lab.toml"
+    target.write_text(OWN)
+    target.chmod(0o664)
+    link = tmp_path / "abaw.toml"
+    link.symlink_to(target)
+    assert set_entry(link, "pack", "frames.h5", after="frames")
+    assert link.is_symlink()
+    assert 'pack = "frames.h5"\n' in target.read_text()
+    assert target.stat().st_mode & 0o777 == 0o664
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def looked_at(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         precision="float32",
         versions={"timm": "1.0.31"},
     )
+    (root / "encoders" / "mae").mkdir(parents=True)
+    (root / "encoders" / "mae" / "encoder.json").write_text("{}")
     rows = np.random.default_rng(0).normal(size=(store.n_frames, 32))
     with store.writer("mae", made_by, row_shape=(32,)) as writer:
         writer.append(0, rows, {7: "no such file"})
@@ -155,7 +157,7 @@ def test_verify_names_what_is_bad_and_repairs_it(work: Path, abaw: Abaw) -> None
     found = abaw("store", "verify", "--encoder", "mae,truth")
     assert found.code == 1
     assert "truth: every committed chunk is sound" in found.out
-    assert f"mae: 1 of 1 chunks with {n_rows} rows are not what was committed" in found.err
+    assert f"mae: 1 of 1 chunk with {n_rows} rows are not what was committed" in found.err
     assert f"(chunk 0: rows 0 to {n_rows - 1})" in found.err
     assert "Run `abaw store verify --encoder mae --repair`, then `abaw extract --encoder mae`." in found.err
     assert found.err.count("\n") == 1
@@ -173,12 +175,37 @@ def test_verify_names_what_is_bad_and_repairs_it(work: Path, abaw: Abaw) -> None
     assert abaw("store", "ls", "--json").json()["encoders"]["mae"]["rows_done"] == 0
 
 
+def test_verify_of_a_store_without_encoders_says_so(work: Path, abaw: Abaw) -> None:
+    for name in ("mae", "truth"):
+        assert abaw("store", "rm", name).code == 0
+    assert "features holds no encoder yet: there is nothing to verify" in abaw("store", "verify").out
+
+
+def test_a_zipped_store_is_verified_and_says_why_it_cannot_be_repaired(work: Path, abaw: Abaw) -> None:
+    damage(work, "truth")
+    shutil.make_archive(str(work / "features"), "zip", work / "features")
+    config = work / "abaw.toml"
+    config.write_text(config.read_text().replace('store = "features"', 'store = "features.zip"'))
+    outcome = abaw("store", "verify", "--repair")
+    assert outcome.code == 1
+    assert "mae: every committed chunk is sound" in outcome.out
+    assert "(chunk 0: rows 0 to" in outcome.err
+    assert "It cannot be repaired here: This feature store can be read, not written" in outcome.err
+    assert "store rm" not in outcome.err
+
+
+def test_what_the_workspace_cannot_extract_is_imported_again(work: Path, abaw: Abaw) -> None:
+    shutil.rmtree(work / "encoders" / "mae")  # as after the import of another store's embeddings
+    damage(work, "mae")
+    assert abaw("store", "verify", "--repair", "--json").json()["next"] == ["abaw store import FILE --encoder mae"]
+
+
 def test_an_import_is_made_whole_by_importing_it_again(work: Path, data: Path, abaw: Abaw) -> None:
     before = FeatureStore.open(work / "features").embedding("truth").load().copy()
     damage(work, "truth")
     repaired = abaw("store", "verify", "--repair")
     assert repaired.code == 0
-    assert "truth: 1 of 1 chunks" in repaired.out
+    assert "truth: 1 of 1 chunk with" in repaired.out
     assert "Next: abaw store import FILE --encoder truth" in repaired.out
     assert abaw("store", "import", data / "truth.npz", "--encoder", "truth").code == 0
     np.testing.assert_array_equal(FeatureStore.open(work / "features").embedding("truth").load(), before)
@@ -197,6 +224,12 @@ def test_pca_draws_and_scores(work: Path, abaw: Abaw, color: str) -> None:
     assert told["knowledge"]["score"] is not None
     if color == "au12":  # the labels were made of the rendered state; of six videos, there is little to learn from
         assert told["knowledge"]["score"] > told["knowledge"]["chance"] + 0.1
+
+
+def test_pca_takes_any_seed(work: Path, abaw: Abaw) -> None:
+    for seed in (0, 5_000_000_000, 2**63 - 1):
+        assert abaw("store", "pca", "truth", "--seed", seed, "--force").code == 0
+    assert abaw("store", "pca", "truth", "--seed", 2**63, "--force").code == 2
 
 
 def test_pca_of_an_incomplete_encoder_says_so(work: Path, abaw: Abaw) -> None:

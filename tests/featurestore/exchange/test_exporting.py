@@ -141,3 +141,12 @@ def test_files_that_cannot_be_written(
     with pytest.raises(error, match=message):
         export_vectors(store, tmp_path / file, encoder="au", layout=layout)
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+def test_a_folder_is_refused_before_the_work(
+    store: FeatureStore, fill: Callable[..., FloatArray], tmp_path: Path
+) -> None:
+    fill(store, stop=4)  # not complete, which would be refused too, later
+    (tmp_path / "out.h5").mkdir()
+    with pytest.raises(FileExistsAlreadyError, match=r"out\.h5 is a folder"):
+        export_vectors(store, tmp_path / "out.h5", encoder="au", force=True)

@@ -240,3 +240,17 @@ def test_a_malformed_note(
     with pytest.raises(StoreError, match=rf"note 'abaw'.*{message}.*\(file: .*v\.h5\)\. Export the file again"):
         import_vectors(store, path, encoder="au")
     assert store.names() == ("whole",)
+
+
+def test_what_stands_beside_the_videos_is_not_passed_over(store: FeatureStore, vectors: Vectors, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for video, (numbers, rows) in by_video(store, vectors).items():
+            file[f"{video}/feature"], file[f"{video}/frame"] = rows, numbers
+        file["notes/model"] = np.zeros(3)
+    report = import_vectors(store, path, encoder="au")
+    assert (report.matched, report.extra_examples) == (10, ("notes/model",))
+    with h5py.File(path, "a") as file:
+        del file["140"]
+        file["140/00005"] = vectors["140/00005.jpg"]
+    with pytest.raises(StoreError, match=r"has one layout; .* and also '140/00005' "):
+        import_vectors(store, path, encoder="mixed")

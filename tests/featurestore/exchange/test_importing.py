@@ -14,6 +14,7 @@ from featurestore.exchange.exporting import export_vectors
 from featurestore.exchange.importing import import_vectors
 from featurestore.exchange.origin import ORIGIN, Origin
 from featurestore.exchange.report import ImportReport
+from featurestore.frames import FrameTable
 from featurestore.layout import FloatArray
 from featurestore.provenance import Provenance, file_digest
 from featurestore.store import FeatureStore
@@ -216,7 +217,7 @@ def test_an_import_goes_on_where_it_was_killed(
     np.testing.assert_array_equal(store.embedding("hse").load()[:, 0], np.arange(700))
 
 
-def test_a_resumed_import_that_is_refused_leaves_nothing(
+def test_a_resumed_import_that_is_refused_leaves_what_was_there(
     make_store: Callable[..., FeatureStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(videos={"v": range(700)})
@@ -237,14 +238,14 @@ def test_a_resumed_import_that_is_refused_leaves_nothing(
     assert store.names() == ("hse",)
     with pytest.raises(StoreError, match=r"'v/600.jpg' holds nan"):
         import_vectors(store, path, encoder="hse")
-    assert store.names() == ()
+    assert store.embedding("hse").rows_done() == 512
 
 
 def test_another_file_under_the_same_name(store: FeatureStore, vectors: Vectors, tmp_path: Path) -> None:
     import_vectors(store, save("npz", tmp_path, vectors), encoder="hse")
     whole = store.embedding("hse").load()
     vectors["341/00001.jpg"][0] += 1
-    with pytest.raises(StoreError, match="differ in weights"):
+    with pytest.raises(StoreError, match=r"differ in weights.*Import it with --encoder hse@2, which keeps both"):
         import_vectors(store, save("npz", tmp_path, vectors), encoder="hse")
     assert store.embedding("hse").load().tobytes() == whole.tobytes()
 
@@ -264,7 +265,8 @@ def test_rows_that_stand_as_failed_are_not_reported_as_imported(
 def test_a_refused_file_leaves_an_extraction_as_it_was(
     store: FeatureStore, fill: Callable[..., FloatArray], provenance: Provenance, vectors: Vectors, tmp_path: Path
 ) -> None:
-    fill(store, dtype="float32", stop=4, failed=())
+    rows = fill(store, dtype="float32", stop=4, failed=())
+    vectors.update(zip(store.frames.data["path"][:4].to_list(), rows[:4], strict=True))
     vectors["140/00005.jpg"][2] = np.nan
     path = save("flat", tmp_path, vectors)
     with h5py.File(path, "a") as file:
@@ -272,3 +274,71 @@ def test_a_refused_file_leaves_an_extraction_as_it_was(
     with pytest.raises(StoreError, match=r"'140/00005.jpg' holds nan"):
         import_vectors(store, path)
     assert store.embedding("au").rows_done() >= 4
+
+
+def test_a_complete_import_outlives_a_refusal_after_the_store_has_grown(
+    make_table: Callable[..., FrameTable], tmp_path: Path
+) -> None:
+    store = FeatureStore.create(tmp_path / "features", make_table({"a": (1, 2)}))
+    path = save("npz", tmp_path, {"a/1.jpg": np.ones(3), "a/2.jpg": np.ones(3), "b/1.jpg": np.full(3, np.nan)})
+    import_vectors(store, path, encoder="hse")
+    grown = FeatureStore.create(tmp_path / "features", make_table({"a": (1, 2), "b": (1,)}), add=True)
+    with pytest.raises(StoreError, match=r"'b/1.jpg' holds nan"):
+        import_vectors(grown, path, encoder="hse")
+    assert grown.embedding("hse").rows_done() == 2
+
+
+def test_the_same_file_again_and_another_of_the_same_note(
+    make_store: Callable[..., FeatureStore], fill: Callable[..., FloatArray], tmp_path: Path
+) -> None:
+    source, target = make_store("source"), make_store("target")
+    fill(source, failed=())
+    export_vectors(source, tmp_path / "au.h5", encoder="au")
+    first = import_vectors(target, tmp_path / "au.h5")
+    assert (first.matched, first.written, first.there) == (10, 10, 0)
+    again = import_vectors(target, tmp_path / "au.h5")
+    assert (again.matched, again.written, again.there) == (10, 0, 10)
+    with h5py.File(tmp_path / "au.h5", "a") as file:
+        file["feature"][4:6] = np.ones((2, 6))
+    whole = target.embedding("au").load().tobytes()
+    with pytest.raises(EncoderMismatchError, match=r"'10-60-1280x720_left/00001.jpg' is the first.*--encoder au@2"):
+        import_vectors(target, tmp_path / "au.h5")
+    assert target.embedding("au").load().tobytes() == whole
+
+
+@pytest.mark.parametrize("file", ["source", "au.h5", "au.parquet"])
+def test_the_batches_of_an_extraction_travel(
+    make_store: Callable[..., FeatureStore], provenance: Provenance, tmp_path: Path, file: str
+) -> None:
+    source, target = make_store("source"), make_store("target")
+    with source.writer("au", provenance, row_shape=(3,), batch_rows=4) as writer:
+        writer.append(0, np.ones((10, 3), np.float16))
+    if file != "source":
+        export_vectors(source, tmp_path / file, encoder="au")
+    import_vectors(target, tmp_path / file)
+    assert target.embedding("au").batch_rows == 4
+
+
+def test_batches_of_one_are_vectors_and_three_dimensions_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+    names = store.frames.data["path"].to_list()
+    rows = np.arange(30, dtype=np.float32).reshape(10, 1, 3)
+    import_vectors(store, save("npz", tmp_path, dict(zip(names, rows, strict=True))), encoder="one")
+    assert store.embedding("one").load().tolist() == rows[:, 0].tolist()
+    with pytest.raises(
+        ShapeError, match=r"\(dim,\) or \(n_tokens, dim\), each at least 1; '341/00001.jpg' has \(1, 1, 3\)"
+    ):
+        import_vectors(store, save("npz", tmp_path, dict.fromkeys(names, rows[:1])), encoder="three")
+
+
+def test_shared_nested_lists_are_not_unfolded(store: FeatureStore, tmp_path: Path) -> None:
+    nested: list[object] = [1.0] * 10
+    for _ in range(12):
+        nested = [nested] * 10
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps({"341/1.jpg": nested}))
+    with pytest.raises(StoreError, match=r"'341/1.jpg' is a list of something else"):
+        import_vectors(store, tmp_path / "v.pkl", encoder="au")
+
+
+def test_a_double_beyond_float32_is_not_sent_to_float32(store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(PrecisionError, match=r"holds 1e\+300 .*Rescale them first"):
+        import_vectors(store, save("npz", tmp_path, {"341/1.jpg": np.array([1e300])}), encoder="au")

@@ -23,7 +23,6 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurestore import framepack
 from featurestore.challenge.annotations import read_challenge
 from featurestore.challenge.audit import audit
 from featurestore.errors import (
@@ -34,6 +33,7 @@ from featurestore.errors import (
     StoreError,
 )
 from featurestore.frames import FRAME_SCHEMA, FrameTable
+from featurestore.images import framepack
 from featurestore.images.framepack import FramePack, open_images
 from featurestore.images.imagesource import ImageFolder, is_pack_path
 from featurestore.images.packwriter import write_pack

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import projection
 from featurestore.errors import MissingEmbeddingsError, ShapeError, UnknownNameError
 from featurestore.frames import FrameTable
+from featurestore.inspection import projection
 from featurestore.inspection.projection import evenly, project, sampled_vectors
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore

@@ -1,5 +1,6 @@
 """Pictures of projections: what they say is read from the drawn figure, what they are from the file."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,17 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def legend_of(figure: Figure) -> list[str]:
     legends = [axes.get_legend() for axes in figure.axes]
     return [text.get_text() for legend in legends if legend is not None for text in legend.get_texts()]
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = ("b$x_{$", "$\\frac$", "视频一", "_hidden", "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for suffix in (".png", ".pdf", ".svg"):
+            picture = tmp_path / f"pca{suffix}"
+            draw_projection(projection("video", names, np.repeat(np.arange(5), 10)), picture)
+            assert picture.stat().st_size > 1000
+    assert sorted(legend_of(drawn[0])) == sorted(f"{name} (10)" for name in names)
 
 
 def test_eight_expressions_have_eight_colours_and_their_rows(tmp_path: Path, drawn: list[Figure]) -> None:

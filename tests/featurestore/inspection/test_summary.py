@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featurestore import summary
 from featurestore.embedding import Embedding
+from featurestore.inspection import summary
 from featurestore.inspection.summary import EmbeddingSummary, summarise, widened
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore

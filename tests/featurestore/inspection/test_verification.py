@@ -1,5 +1,6 @@
 """Damage to real chunk files and records: found, told with chunks and rows, taken back, and written again."""
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore.errors import StoreError, UnknownNameError
+from featurestore.errors import NotWritableError, StoreError, UnknownNameError, UnreachableStoreError
 from featurestore.inspection.verification import BadChunk, Verdict, check_sound, commands_to_restore, verify_store
 from featurestore.provenance import Provenance
+from featurestore.storage.zipped import write_members
 from featurestore.store import FeatureStore
 
 ROWS = np.random.default_rng(0).normal(size=(20, 6))
@@ -96,20 +98,85 @@ def test_unreadable_metadata_does_not_end_the_check(store: FeatureStore, tmp_pat
         check_sound(verdicts, where="here")
 
 
-def test_an_error_of_the_system_does_not_end_the_check(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_on(monkeypatch: pytest.MonkeyPatch, error: OSError, *, chunk: int) -> None:
+    """Let looking at one chunk of `au` end with an error."""
     from featurestore.embedding import Embedding
 
     is_sound = Embedding.is_sound
 
-    def fail(self: Embedding, chunk: int) -> bool:
-        if self.name == "au":
-            raise PermissionError(13, "Permission denied", "au/embedding/c/0/0")
-        return is_sound(self, chunk)
+    def fail(self: Embedding, number: int) -> bool:
+        if self.name == "au" and number == chunk:
+            raise error
+        return is_sound(self, number)
 
     monkeypatch.setattr(Embedding, "is_sound", fail)
-    first, second = verify_store(store)
-    assert "Permission denied" in str(first.error)
+
+
+def test_a_chunk_that_the_disk_has_lost_is_one_bad_chunk(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(chunk_file(store, "au", 2))
+    fail_on(monkeypatch, OSError(errno.EIO, "Input/output error"), chunk=1)
+    first, second = verify_store(store, repair=True)
+    assert [bad.chunk for bad in first.bad] == [1, 2]
+    assert "(chunk 1: rows 8 to 15, which cannot be read: Input/output error; chunk 2: rows 16" in first.sentence()
+    assert first.is_repaired
     assert second.is_sound
+    assert store.embedding("au").rows_done() == 8
+
+
+def test_what_cannot_be_read_now_is_bad_and_kept(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(chunk_file(store, "au", 2))
+    fail_on(monkeypatch, PermissionError(errno.EACCES, "Permission denied"), chunk=1)
+    first, second = verify_store(store, repair=True)
+    assert second.is_sound
+    with pytest.raises(StoreError, match=r"which cannot be read: Permission denied; .* cannot be repaired here: what"):
+        check_sound((first, second), where="here")
+    assert store.embedding("au").committed().tolist() == [True] * 16 + [False] * 4
+
+
+@pytest.mark.parametrize("kind", [UnreachableStoreError, NotWritableError])
+def test_a_network_that_fails_ends_the_check_and_drops_nothing(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, kind: type[OSError]
+) -> None:
+    flip(chunk_file(store, "au", 0))
+    fail_on(monkeypatch, kind("The object store did not answer"), chunk=1)
+    with pytest.raises(kind, match="did not answer"):
+        verify_store(store, repair=True)
+    assert store.embedding("au").rows_done() == 20
+
+
+def test_a_store_that_cannot_be_written_keeps_its_findings(store: FeatureStore, tmp_path: Path) -> None:
+    flip(chunk_file(store, "v", 2))
+    keys = store.storage.sizes()
+    write_members(tmp_path / "features.zip", store.storage, keys)
+    sound, damaged = verify_store(FeatureStore.open(tmp_path / "features.zip"), repair=True)
+    assert sound.is_sound
+    assert [bad.chunk for bad in damaged.bad] == [2]
+    with pytest.raises(
+        StoreError, match=r"\(chunk 2: rows 16 to 19\)\. It cannot be repaired here: .*not written"
+    ) as told:
+        check_sound((sound, damaged), where="here")
+    assert "store rm" not in str(told.value)
+    assert "--repair" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_commits_that_no_zarr_reader_finds(store: FeatureStore, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "features" / "au" / "commits" / "zarr.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    first, second = verify_store(store, repair=True)
+    assert "The commits of an encoder are a Zarr array; its metadata is not" in str(first.error)
+    assert not first.is_sound
+    assert second.is_sound
+    assert store.embedding("au").rows_done() == 20
+
+
+def test_what_cannot_be_extracted_here_is_imported_again(store: FeatureStore) -> None:
+    for name in ("au", "v"):
+        flip(chunk_file(store, name, 0))
+    verdicts = verify_store(store, repair=True, extractable={"v"})
+    assert commands_to_restore(verdicts) == ("abaw extract --encoder v", "abaw store import FILE --encoder au")
 
 
 def test_only_the_named_ones_are_checked_and_all_names_are_known(store: FeatureStore) -> None:
