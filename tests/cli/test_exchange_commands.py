@@ -69,6 +69,7 @@ def test_json(imported: Path, tmp_path: Path, abaw: Abaw) -> None:
         "format": "hdf5",
         "layout": "flat",
         "dtype": "float16",
+        "taken_from": "truth",
         "restored": True,
         "matched": export["rows"],
         "written": export["rows"],
