@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -224,8 +223,8 @@ def measure_open(folder: Path, options: Options) -> list[Measure]:
     store = FeatureStore.create(folder, random_frames(lengths))
     for number in range(N_ENCODERS_LARGE):
         # Every record there is, and no rows: opening looks at none, and 15 GB an encoder say nothing about it.
-        made = replace(made_by(f"encoder{number}"))
-        embedding = store.writer(f"encoder{number}", made, row_shape=(DIM,), batch_rows=BATCH_ROWS).embedding
+        name = f"encoder{number}"
+        embedding = store.writer(name, made_by(name), row_shape=(DIM,), batch_rows=BATCH_ROWS).embedding
         for chunk in range(embedding.layout.n_chunks):
             start, stop = embedding.layout.span(chunk)
             embedding.commits.write(chunk, Commit(stop - start, 1))

@@ -19,11 +19,10 @@ from .errors import EncoderMismatchError, ShapeError, StoreError
 from .layout import EmbeddingDType, FloatArray
 from .metadata import read_encoder
 from .provenance import Provenance
-from .storage.base import Storage
+from .storage.base import MAX_REQUESTS, Storage
 from .views import open_views
 
 _MAX_READERS: Final = 4  # reading is bound by memory long before
-_MAX_REQUESTS: Final = 16  # of an object store, side by side
 
 
 class Embedding:
@@ -63,11 +62,6 @@ class Embedding:
 
     def __repr__(self) -> str:
         return f"Embedding({self.name!r}, {self.n_frames} x {self.row_shape}, {self.dtype})"
-
-    @property
-    def frames_fingerprint(self) -> str:
-        """Fingerprint of the frames that it has room for."""
-        return self.record.frames.fingerprint
 
     @property
     def n_frames(self) -> int:
@@ -137,8 +131,7 @@ class Embedding:
         if n_done < self.n_frames:
             raise self.rows.missing(f"{n_done} of {self.n_frames} rows are there")
         loaded = empty_pages((self.n_frames, *self.row_shape), self.dtype)
-        is_remote = self.storage.is_remote
-        n_readers = _MAX_REQUESTS if is_remote else min(_MAX_READERS, os.cpu_count() or 1)
+        n_readers = MAX_REQUESTS if self.storage.is_remote else min(_MAX_READERS, os.cpu_count() or 1)
         stripes = np.array_split(np.arange(self.layout.n_chunks), n_readers)
 
         def read(stripe: npt.NDArray[np.int64]) -> None:
@@ -276,11 +269,11 @@ class Embedding:
 
     def _read_chunk(self, chunk: int, out: FloatArray) -> None:
         """Read a committed chunk's rows into `out`; damage that is seen without much work is a StoreError."""
+        if self.storage.is_remote:
+            out[...] = self.rows.open(chunk, len(out))  # which knows its length by then: one request less
+            return
         if not self.chunks.is_whole(chunk):
             raise self.chunks.damaged(chunk)
-        if self.storage.is_remote:
-            out[...] = self.rows.open(chunk, len(out))
-            return
         self.chunks.read_into(chunk, out)
         self.rows.check_rows(chunk, out)
 

@@ -285,8 +285,7 @@ class FeatureStore:
             grow_encoder(self.storage, name, grown)
             self.storage.sync()
             embedding = self.embedding(name)
-        if isinstance(self.storage, LocalStorage):
-            self.storage.tidy(name)
+        self.storage.tidy(name)
         return EmbeddingWriter(embedding, commit_every_s=commit_every_s, clock=clock)
 
     def check_same_encoder(

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from .committed import CommittedChunks
 from .layout import FloatArray
 from .storage.addresses import AddressRange
+from .storage.base import MAX_REQUESTS
 from .storage.local import LocalStorage
 
-_MAX_REQUESTS: Final = 16  # of an object store, side by side
 _MAX_FETCHED_BYTES: Final = 1 << 30  # of an object store's chunks that are kept in memory
 _MIN_MEAN_RUN: Final = 4  # rows; shorter runs are gathered chunk by chunk, longer ones copied one by one
 
@@ -186,5 +186,5 @@ class ChunkArrays(RowViews):
         """Bring chunks of an object store here side by side, as far as they are to be kept."""
         missing = [chunk for chunk in chunks.tolist() if chunk not in self._arrays][: self._most_kept]
         if len(missing) > 1:
-            with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
+            with ThreadPoolExecutor(MAX_REQUESTS) as pool:
                 list(pool.map(lambda chunk: self._array(chunk, 1), missing))

@@ -6,11 +6,14 @@ one or the new one. Nothing here knows what the bytes mean, and no operation nee
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from featurestore.errors import NotWritableError, StoreError
 
 Bytes: TypeAlias = bytes | memoryview
+
+MAX_REQUESTS: Final = 16
+"""Requests to a remote storage that are on their way side by side."""
 
 
 class Storage(ABC):
@@ -127,6 +130,9 @@ class Storage(ABC):
     def discard(self, prefix: str) -> None:
         """Remove a group and all that is in it; from the first moment on it is not found any more."""
         raise self._refusal()
+
+    def tidy(self, prefix: str) -> None:  # noqa: B027 - most places have nothing to tidy
+        """Remove what runs that were killed long ago left half written under a prefix."""
 
     def _refusal(self) -> NotWritableError:
         return NotWritableError(

@@ -207,17 +207,14 @@ class LocalStorage(Storage):
         """Put away what a worker wrote into a group after it had been removed; anything else in the way stays."""
         known = {key.partition("/")[0] for key in files} | {"failures"}
         if group.is_dir() and not (group / _GROUP_FILE).exists() and {each.name for each in group.iterdir()} <= known:
-            hidden = group.with_name(f".{group.name}.{uuid.uuid4().hex}.removed")
-            with contextlib.suppress(FileNotFoundError):
-                group.rename(hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another worker was quicker
+                _put_away(group)
 
     def discard(self, prefix: str) -> None:
         """Remove a folder: out of sight by one rename, so that a kill leaves no half of it; then the slow part."""
         group = self.root / checked_key(prefix)
-        hidden = group.with_name(f".{group.name}.{uuid.uuid4().hex}.removed")
         with self._writing(prefix):
-            group.rename(hidden)
+            _put_away(group)
             for left in group.parent.glob(".*.removed"):
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -271,6 +268,12 @@ class LocalStorage(Storage):
                     "Free some space and run the same command again."
                 ) from error
             raise
+
+
+def _put_away(group: Path) -> None:
+    hidden = group.with_name(f".{group.name}.{uuid.uuid4().hex}.removed")
+    group.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _flush_if_there(path: Path) -> None:

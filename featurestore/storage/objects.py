@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from featurestore.errors import ConfigError, NotWritableError, UnreachableStoreError
 
-from .base import Bytes, Storage, checked_key
+from .base import MAX_REQUESTS, Bytes, Storage, checked_key
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-MAX_REQUESTS: Final = 16
 _GROUP_FILE: Final = "zarr.json"
 _RETRY_S: Final = 30
 _PATIENCE, _PATIENCE_STEP_S = 20, 0.1  # for another worker to finish making a group: two objects of a few hundred bytes

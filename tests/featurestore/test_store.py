@@ -193,7 +193,7 @@ def test_videos_are_appended_when_that_is_asked_for(
         extract(grown, "au", provenance, 2.0)
     values = grown.embedding("au").load()[:, 0].tolist()
     assert values == [1.0] * N_FRAMES + [2.0] * 21
-    assert grown.embedding("au").frames_fingerprint == grown.fingerprint
+    assert grown.embedding("au").record.frames.fingerprint == grown.fingerprint
     # The array that any Zarr reader sees has grown with it.
     assert zarr.open_group(grown.location, mode="r")["au/embedding"].shape == (41, 3)
     # What is asked for without an order of its own gets the store's.
