@@ -17,8 +17,9 @@ import torch
 from material import IMAGE_PX, random_frames, write_images
 from report import Measure, Options, parse_options, report, side_by_side, wall_s
 
-from extractor.encoder import Encoder, EncoderSpec
-from extractor.extract import ExtractConfig, extract
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.extraction.extract import ExtractConfig, extract
 from extractor.precision import DTYPES, choose_precision
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore

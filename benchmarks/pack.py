@@ -14,7 +14,7 @@ import polars as pl
 from material import random_frames, write_images
 from report import Measure, Options, parse_options, report, side_by_side, wall_s
 
-from extractor.images import FrameReader
+from extractor.pixels.reader import FrameReader
 from featurestore.frames import FrameTable
 from featurestore.images.framepack import FramePack
 from featurestore.images.imagesource import ImageFolder, ImageSource

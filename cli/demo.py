@@ -13,14 +13,15 @@ from typing import Final
 from rich import box
 from rich.table import Table
 
-from extractor.augment import GENTLE
-from extractor.encoder import EncoderSpec, load_encoder
-from extractor.extract import ExtractConfig, extract
-from extractor.finetune import FinetuneConfig, finetune
-from extractor.pretrain import PretrainConfig, pretrain
+from extractor.encoders.folder import load_encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.extraction.extract import ExtractConfig, extract
+from extractor.pixels.augment import GENTLE
 from extractor.synth.dataset import SynthConfig, dataset_paths, is_written, write_dataset
 from extractor.synth.sheet import write_sheet
-from extractor.workbench import Workbench
+from extractor.training.finetune import FinetuneConfig, finetune
+from extractor.training.pretrain import PretrainConfig, pretrain
+from extractor.training.workbench import Workbench
 from featurestore.challenge.annotations import build_frames, read_challenge
 from featurestore.challenge.audit import audit
 from featurestore.challenge.submission import write_submission

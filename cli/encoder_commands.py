@@ -21,9 +21,10 @@ from .options import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from extractor.encoder import Encoder, EncoderSpec
-    from extractor.extract import ExtractReport
-    from extractor.workbench import TrainedEncoder
+    from extractor.encoders.encoder import Encoder
+    from extractor.encoders.spec import EncoderSpec
+    from extractor.extraction.extract import ExtractReport
+    from extractor.training.workbench import TrainedEncoder
     from featurestore.store import FeatureStore
     from featurestore.writer import Share
 
@@ -68,9 +69,9 @@ def pretrain(
 
     For example: abaw pretrain --name mae --arch vit_base_patch16_224 --epochs 100
     """
-    from extractor.pretrain import PretrainConfig
-    from extractor.pretrain import pretrain as run
-    from extractor.workbench import Workbench
+    from extractor.training.pretrain import PretrainConfig
+    from extractor.training.pretrain import pretrain as run
+    from extractor.training.workbench import Workbench
 
     from .workspace import open_workspace
 
@@ -131,11 +132,11 @@ def finetune(
 
     For example: abaw finetune --task au --from mae --name au
     """
-    from extractor.augment import AUGMENTATIONS
-    from extractor.encoder import load_encoder
-    from extractor.finetune import FinetuneConfig
-    from extractor.finetune import finetune as run
-    from extractor.workbench import Workbench
+    from extractor.encoders.folder import load_encoder
+    from extractor.pixels.augment import AUGMENTATIONS
+    from extractor.training.finetune import FinetuneConfig
+    from extractor.training.finetune import finetune as run
+    from extractor.training.workbench import Workbench
     from featurestore.errors import ConfigError, unknown_name
     from heads.tasks import parse_tasks, parse_weights
 
@@ -206,9 +207,9 @@ def extract(
 
     For example: abaw extract --encoder mae,au,expr,v,a
     """
-    from extractor.encoder import load_encoder
-    from extractor.extract import ExtractConfig, plan
-    from extractor.extract import extract as run
+    from extractor.encoders.folder import load_encoder
+    from extractor.extraction.extract import ExtractConfig, plan
+    from extractor.extraction.extract import extract as run
     from featurestore.errors import ConfigError, unknown_name
     from heads.tasks import parse_names
 
@@ -312,7 +313,7 @@ def report_training(made: "TrainedEncoder", store: "FeatureStore", *, json_: boo
 def _vit_spec(
     arch: str, size: int | None, patch: int | None, dim: int | None, depth: int | None, heads: int | None
 ) -> "EncoderSpec":
-    from extractor.encoder import EncoderSpec
+    from extractor.encoders.spec import EncoderSpec
 
     named = {"img_size": size, "patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads}
     arguments = {key: value for key, value in named.items() if value is not None}

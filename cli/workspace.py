@@ -94,7 +94,7 @@ class Workspace:
 
     def find_encoder(self, name: str) -> Path:
         """The folder of an encoder: one of the workspace's, one of `abaw.toml`'s, or a path."""
-        from extractor.encoder import find_encoder  # torch: seconds to import
+        from extractor.encoders.finding import find_encoder  # torch: seconds to import
 
         return find_encoder(name, self.config.encoders, self.config.encoder_folders)
 

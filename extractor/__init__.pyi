@@ -1,8 +1,8 @@
-from .encoder import Encoder as Encoder
-from .encoder import EncoderSpec as EncoderSpec
-from .encoder import load_encoder as load_encoder
-from .encoder import save_encoder as save_encoder
-from .extract import ExtractConfig as ExtractConfig
-from .finetune import FinetuneConfig as FinetuneConfig
-from .pretrain import PretrainConfig as PretrainConfig
-from .workbench import Workbench as Workbench
+from .encoders.encoder import Encoder as Encoder
+from .encoders.folder import load_encoder as load_encoder
+from .encoders.folder import save_encoder as save_encoder
+from .encoders.spec import EncoderSpec as EncoderSpec
+from .extraction.extract import ExtractConfig as ExtractConfig
+from .training.finetune import FinetuneConfig as FinetuneConfig
+from .training.pretrain import PretrainConfig as PretrainConfig
+from .training.workbench import Workbench as Workbench

@@ -7,14 +7,17 @@ from heads.config import HeadConfig
 from heads.model import HeadModel
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("featurestore", "heads", "extractor", "extractor/synth", "cli")
-ROOMS = ("storage", "challenge", "images", "exchange", "inspection")
+FOLDERS = ("featurestore", "heads", "extractor", "cli")
+ROOMS = {
+    "featurestore": ("storage", "challenge", "images", "exchange", "inspection"),
+    "extractor": ("encoders", "pixels", "extraction", "training", "synth"),
+}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_tree_names_every_module_once() -> None:
     listed = sorted(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
-    folders = [*FOLDERS, *(f"featurestore/{room}" for room in ROOMS)]
+    folders = [*FOLDERS, *(f"{folder}/{room}" for folder, rooms in ROOMS.items() for room in rooms)]
     there = sorted(path.name for folder in folders for path in (ROOT / folder).glob("*.py"))
     assert listed == [name for name in there if name != "__init__.py"]
 

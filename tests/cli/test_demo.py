@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli import demo
-from extractor.encoder import EncoderSpec
+from extractor.encoders.spec import EncoderSpec
 
 TINY = EncoderSpec(
     architecture="vit_tiny_patch16_224",

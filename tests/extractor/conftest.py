@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from extractor.encoder import Encoder, EncoderSpec
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.spec import EncoderSpec
 from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.labels import AU_COLUMNS

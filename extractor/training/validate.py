@@ -8,15 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractor.encoders.spec import EncoderSpec
+from extractor.pixels.preprocess import assemble, normalise, upload
+from extractor.pixels.reader import FrameReader
+from extractor.precision import Precision, autocast
 from featurestore.errors import ImageError
 from heads.predict import predictions_of, score_columns
 from heads.scores import combine, part_scores
 from heads.targets import Targets
-
-from .encoder import EncoderSpec
-from .images import FrameReader
-from .precision import Precision, autocast
-from .preprocess import assemble, normalise, upload
 
 _BATCH: Final = 128
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from extractor.encoder import Encoder, EncoderSpec, save_encoder
-from extractor.extract import ExtractConfig, extract
-from extractor.images import decode_image
-from extractor.preprocess import normalise, resize
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.folder import save_encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.extraction.extract import ExtractConfig, extract
+from extractor.pixels.preprocess import normalise, resize
+from extractor.pixels.reader import decode_image
 from featurestore.errors import ConfigError, EncoderMismatchError, FrameMismatchError, ImageError, StoreError
 from featurestore.frames import FrameTable
 from featurestore.images.framepack import FramePack
@@ -239,8 +241,8 @@ EXTRACT_SLOWLY = """
 import sys, time
 from pathlib import Path
 import featurestore.store
-from extractor.encoder import load_encoder
-from extractor.extract import ExtractConfig, extract
+from extractor.encoders.folder import load_encoder
+from extractor.extraction.extract import ExtractConfig, extract
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 

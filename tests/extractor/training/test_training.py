@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from extractor.augment import NONE
-from extractor.clips import labelled_clips
-from extractor.encoder import Encoder, EncoderSpec, load_encoder, save_encoder
-from extractor.finetune import FinetuneConfig, finetune
-from extractor.pretrain import PretrainConfig, pretrain
-from extractor.training import Schedule, shuffled_batches, steps_per_epoch
-from extractor.workbench import Workbench
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.folder import load_encoder, save_encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.pixels.augment import NONE
+from extractor.training.clips import labelled_clips
+from extractor.training.finetune import FinetuneConfig, finetune
+from extractor.training.loop import Schedule, shuffled_batches, steps_per_epoch
+from extractor.training.pretrain import PretrainConfig, pretrain
+from extractor.training.workbench import Workbench
 from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
@@ -195,14 +197,14 @@ def test_names_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
 TRAIN_SLOWLY = """
 import sys, time
 from pathlib import Path
-import extractor.training
-from extractor.encoder import load_encoder
-from extractor.finetune import FinetuneConfig, finetune
-from extractor.workbench import Workbench
+import extractor.training.loop
+from extractor.encoders.folder import load_encoder
+from extractor.training.finetune import FinetuneConfig, finetune
+from extractor.training.workbench import Workbench
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 
-extractor.training._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
+extractor.training.loop._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
 table, images, parent, encoders = map(Path, sys.argv[1:5])
 config = FinetuneConfig(tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2)
 finetune(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .encoder import EncoderSpec
-from .images import DecodedFrames
+from extractor.encoders.spec import EncoderSpec
+
+from .reader import DecodedFrames
 
 
 def upload(frames: DecodedFrames, device: torch.device) -> list[tuple[Tensor, Tensor]]:

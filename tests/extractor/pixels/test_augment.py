@@ -1,6 +1,6 @@
 import torch
 
-from extractor.augment import AUGMENTATIONS, NONE, Augmentation, augment_clips
+from extractor.pixels.augment import AUGMENTATIONS, NONE, Augmentation, augment_clips
 
 
 def smooth_images(n: int) -> torch.Tensor:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from extractor.encoder import Encoder, EncoderSpec
-from extractor.mae import MaskedAutoencoder, patches, sine_positions
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.training.mae import MaskedAutoencoder, patches, sine_positions
 from featurestore.errors import ConfigError
 
 

@@ -12,20 +12,22 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.pixels.augment import Augmentation, augment_clips
+from extractor.pixels.preprocess import normalise, resize, upload
+from extractor.pixels.reader import DecodedFrames, FrameReader, choose_workers
+from extractor.precision import choose_training_precision
+from extractor.versions import versions
 from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
 from heads.devices import resolve_device
 from heads.targets import labels_digest
 
-from .augment import Augmentation, augment_clips
-from .encoder import Encoder, EncoderSpec
-from .images import DecodedFrames, FrameReader, choose_workers
+from .loop import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .mae import MaskedAutoencoder, initialise
-from .precision import choose_training_precision
-from .preprocess import normalise, resize, upload
-from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
-from .workbench import TrainedEncoder, Workbench, run_key, versions
+from .workbench import TrainedEncoder, Workbench, run_key
 
 _AUGMENTATION: Final = Augmentation(crop=0.6, rotation_deg=0.0, shift=0.0, scale=0.0, jitter=0.0, hue=0.0)
 _INITIALISATION: Final = 2**31 - 1  # a "step" that no run reaches

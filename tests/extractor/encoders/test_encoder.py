@@ -4,15 +4,10 @@ import pytest
 import timm
 import torch
 
-from extractor.encoder import (
-    Encoder,
-    EncoderSpec,
-    find_encoder,
-    load_encoder,
-    read_spec,
-    save_encoder,
-    weights_digest,
-)
+from extractor.encoders.encoder import Encoder, weights_digest
+from extractor.encoders.finding import find_encoder
+from extractor.encoders.folder import load_encoder, read_spec, save_encoder
+from extractor.encoders.spec import EncoderSpec
 from featurestore.errors import ConfigError, MissingFileError, StoreError, UnknownNameError
 
 

@@ -14,15 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractor.encoders.encoder import Encoder, weights_digest
+from extractor.pixels.preprocess import assemble, normalise, upload
+from extractor.pixels.reader import DecodedFrames
+from extractor.precision import DTYPES, Precision
+from extractor.versions import versions
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
 from featurestore.writer import WHOLE, ChunkTask, EmbeddingWriter, Share
-
-from .encoder import Encoder, weights_digest
-from .images import DecodedFrames
-from .precision import DTYPES, Precision
-from .preprocess import assemble, normalise, upload
-from .workbench import versions
 
 _MOST_EVENTS: Final = 256
 

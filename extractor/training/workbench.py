@@ -6,7 +6,6 @@
 The encoder is written into the hidden folder and appears under its name by one rename.
 """
 
-import importlib.metadata
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from typing import Final
 import xxhash
 from pydantic import BaseModel, TypeAdapter
 
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.folder import SPEC_FILE, WEIGHTS_FILE, read_spec, save_encoder
+from extractor.encoders.spec import EncoderSpec
 from featurestore.errors import ConfigError, FileExistsAlreadyError
-
-from .encoder import SPEC_FILE, WEIGHTS_FILE, Encoder, EncoderSpec, read_spec, save_encoder
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 
@@ -125,8 +125,3 @@ def run_key(options: BaseModel, *inputs: str) -> str:
     """Digest of a run's options and of what it starts from."""
     text = "\n".join([type(options).__name__, options.model_dump_json(), *inputs])
     return xxhash.xxh3_128_hexdigest(text.encode())
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what an encoder computes."""
-    return {package: importlib.metadata.version(package) for package in ("abaw", "torch", "timm", "numpy", "pillow")}

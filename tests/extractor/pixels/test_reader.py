@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from extractor.images import FrameReader, decode_image
+from extractor.pixels.reader import FrameReader, decode_image
 from featurestore.errors import FrameMismatchError, ImageError, MissingFileError, StoreError
 from featurestore.frames import FrameTable
 from featurestore.images.framepack import open_images
@@ -132,7 +132,7 @@ def test_as_many_batches_are_decoded_at_once_as_there_are_threads(
         together.wait()
         return np.zeros((4, 4, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("extractor.images.decode_image", wait_for_the_others)
+    monkeypatch.setattr("extractor.pixels.reader.decode_image", wait_for_the_others)
     reader = FrameReader(ImageFolder(folder), table_of(["0.png"] * 8), n_workers=8)
     batches = list(reader.batches(np.array([i]) for i in range(8)))
     assert len(batches) == 8

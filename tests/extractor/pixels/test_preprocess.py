@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from extractor.encoder import Encoder, EncoderSpec
-from extractor.images import FrameReader
-from extractor.preprocess import assemble, normalise, resize, upload
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.spec import EncoderSpec
+from extractor.pixels.preprocess import assemble, normalise, resize, upload
+from extractor.pixels.reader import FrameReader
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from extractor.encoders.encoder import Encoder
+from extractor.pixels.reader import FrameReader, choose_workers
+from extractor.precision import Precision, choose_precision
 from featurestore.errors import ConfigError, ImageError, unknown_name
 from featurestore.images.imagesource import ImageSource
 from featurestore.store import FeatureStore
 from featurestore.writer import WHOLE, Share
 from heads.devices import resolve_device
 
-from .encoder import Encoder
-from .images import FrameReader, choose_workers
 from .mapper import Mapper, describe, map_block, open_mapper, pending_blocks
-from .precision import Precision, choose_precision
 from .sink import BackgroundSink
 
 

@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from extractor.precision import Precision, autocast
 from featurestore.atomic import replace_file
 from featurestore.errors import ConfigError, StoreError
-
-from .precision import Precision, autocast
 
 _CHECKPOINT_EVERY_S: Final = 60.0
 

@@ -16,6 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from extractor.encoders.encoder import Encoder, weights_digest
+from extractor.encoders.spec import EncoderSpec
+from extractor.pixels.augment import Augmentation, augment_clips
+from extractor.pixels.preprocess import assemble, normalise, upload
+from extractor.pixels.reader import DecodedFrames, FrameReader, choose_workers
+from extractor.precision import choose_training_precision
+from extractor.versions import versions
 from featurestore.errors import ConfigError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
@@ -26,15 +33,10 @@ from heads.model import HeadModel
 from heads.targets import Targets, labels_digest
 from heads.tasks import in_task_order
 
-from .augment import Augmentation, augment_clips
 from .clips import labelled_clips, labelled_mask
-from .encoder import Encoder, EncoderSpec, weights_digest
-from .images import DecodedFrames, FrameReader, choose_workers
-from .precision import choose_training_precision
-from .preprocess import assemble, normalise, upload
-from .training import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
+from .loop import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .validate import validation_score
-from .workbench import TrainedEncoder, Workbench, run_key, versions
+from .workbench import TrainedEncoder, Workbench, run_key
 
 _INITIALISATION: Final = 2**31 - 1  # a "step" that no run reaches
 

@@ -12,9 +12,8 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from extractor.encoders.encoder import Encoder
 from featurestore.errors import ConfigError
-
-from .encoder import Encoder
 
 
 class MaskedAutoencoder(nn.Module):

@@ -1,0 +1,1 @@
+"""Every frame through one or several encoders into the store: reader, mapper, sink."""

@@ -1,0 +1,1 @@
+"""Where encoders are made: pre-training and fine-tuning."""
