@@ -1,29 +1,36 @@
 """Frames from disk: JPEG or PNG files, or a pack of them, to uint8 tensors, in order, ahead of their use.
 
-Pillow's decoder releases the interpreter's lock, so threads decode in parallel. (torchvision's is faster, but
-deprecated since torchvision 0.29.) A frame that cannot be read is a failure with its reason, never a grey image in
-its place; whoever asked decides what to do about it.
+Threads read and decode, since both release the interpreter's lock; processes would have to hand the pixels over. What
+is left under the lock bounds the frames a second, however many cores there are, so little is done for each frame: its
+JPEG is decoded into its place in the batch. A frame that cannot be read is a failure with its reason, never a grey
+image in its place; whoever asked decides what to do about it.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
 
+from .decode import decode_image, decode_jpeg, jpeg_shape
+from .duplicates import Duplicates
+from .stages import StageTimes
+
 _BATCHES_AHEAD: Final = 3  # at the least
+_PIECE: Final = 32  # frames of a batch that one thread decodes in a go
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,41 @@ class DecodedFrames:
     rows : shape (n,), int64
         Their numbers in the frame table.
     groups
-        One (positions, pixels) for each image size that occurs: positions in `rows`, int64 (k,), and uint8 pixels
-        in [0, 255], (k, 3, height, width), channels last in memory.
+        One (positions, pixels) for each image size that occurs: positions in `rows`, int64 (k,), ascending, and uint8
+        pixels in [0, 255], (k, 3, height, width), channels last in memory.
     failures
         Position in `rows` to the reason; those positions are in no group.
+    same_as
+        Position in `rows` to an earlier one with the same file bytes, which itself is in a group; the later one is in
+        none. Empty unless the reader was asked to find duplicates. Where the bytes cannot be decoded, each of their
+        positions is a failure.
     """
 
     rows: NDArray[np.int64]
     groups: Sequence[tuple[Tensor, Tensor]]
     failures: Mapping[int, str]
+    same_as: Mapping[int, int] = field(default_factory=dict)
+
+
+class Paths:
+    """The images' paths by row number.
+
+    Parameters
+    ----------
+    frames
+        The table, whose column is used as it is.
+    """
+
+    def __init__(self, frames: FrameTable) -> None:
+        self._column: pl.Series = frames.data["path"]
+
+    def __getitem__(self, row: int | np.int64) -> str:
+        return str(self._column[int(row)])
+
+    def take(self, rows: NDArray[np.int64]) -> list[str]:
+        """Those of several rows."""
+        paths: list[str] = self._column.gather(rows).to_list()
+        return paths
 
 
 class FrameReader:
@@ -57,11 +90,18 @@ class FrameReader:
         The table.
     n_workers
         Threads that read and decode.
+    find_duplicates
+        Decode files of the same bytes once a batch: `DecodedFrames.same_as`.
+    pinned
+        Decode into page-locked memory, from where a GPU fetches by itself.
+    stages
+        Where to add up the threads' time under ``read`` and ``decode`` (with the hashes of duplicates), and the
+        caller's under ``wait``.
 
     Attributes
     ----------
     paths
-        One a row of the table.
+        By row; looked up in the table, which needs a fraction of the memory of so many strings.
     failures
         Row number to reason, for every frame that could not be read so far.
 
@@ -73,13 +113,25 @@ class FrameReader:
         If the pack is damaged, or of other frames.
     """
 
-    def __init__(self, images: ImageSource, frames: FrameTable, *, n_workers: int = 1) -> None:
+    def __init__(
+        self,
+        images: ImageSource,
+        frames: FrameTable,
+        *,
+        n_workers: int = 1,
+        find_duplicates: bool = False,
+        pinned: bool = False,
+        stages: StageTimes | None = None,
+    ) -> None:
         images.check(frames)
         self.images = images
-        self.paths: list[str] = frames.data["path"].to_list()
+        self.paths = Paths(frames)
         self.failures: dict[int, str] = {}
+        self._find_duplicates = find_duplicates
+        self._pinned = pinned
+        self._stages = stages or StageTimes()
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="decode")
-        self._n_ahead = max(_BATCHES_AHEAD, n_workers)
+        self._n_pieces_ahead = 2 * n_workers
 
     def batches(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[DecodedFrames]:
         """Decode batch after batch, in order, keeping a few in the making.
@@ -89,43 +141,134 @@ class FrameReader:
         batches
             Row numbers of each batch, shape (n,).
         """
-        waiting: deque[Future[DecodedFrames]] = deque()
+        waiting: deque[tuple[_Batch, list[Future[None]]]] = deque()
+        n_pieces = 0
         try:
             for rows in batches:
-                waiting.append(self._pool.submit(self._decode, rows))
-                if len(waiting) > self._n_ahead:
-                    yield self._noted(waiting.popleft().result())
+                waiting.append(self._begin(rows))
+                n_pieces += len(waiting[-1][1])
+                if len(waiting) > _BATCHES_AHEAD and n_pieces > self._n_pieces_ahead:
+                    n_pieces -= len(waiting[0][1])
+                    yield self._finish(*waiting.popleft())
             while waiting:
-                yield self._noted(waiting.popleft().result())
+                yield self._finish(*waiting.popleft())
         finally:
-            for future in waiting:
-                future.cancel()
+            for _, pieces in waiting:
+                for piece in pieces:
+                    piece.cancel()
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _noted(self, frames: DecodedFrames) -> DecodedFrames:
+    def _begin(self, rows: NDArray[np.int64]) -> tuple["_Batch", list[Future[None]]]:
+        batch = _Batch(rows, pinned=self._pinned, duplicates=Duplicates() if self._find_duplicates else None)
+        paths = self.paths.take(rows)
+        starts = range(0, len(rows), _PIECE)
+        return batch, [self._pool.submit(self._decode, batch, at, paths[at : at + _PIECE]) for at in starts]
+
+    def _decode(self, batch: "_Batch", start: int, paths: Sequence[str]) -> None:
+        read_s, began = 0.0, perf_counter()
+        for position, path in enumerate(paths, start):
+            before = perf_counter()
+            try:
+                raw = self.images.read(path)
+                read_s += perf_counter() - before
+                batch.decode(position, raw)
+            except ImageError as error:
+                batch.failures[position] = str(error)
+        self._stages.add("read", read_s)
+        self._stages.add("decode", perf_counter() - began - read_s)
+
+    def _finish(self, batch: "_Batch", pieces: Sequence[Future[None]]) -> DecodedFrames:
+        with self._stages.timed("wait"):
+            for piece in pieces:
+                piece.result()
+        frames = batch.decoded()
         self.failures.update({int(frames.rows[position]): why for position, why in frames.failures.items()})
         return frames
 
-    def _decode(self, rows: NDArray[np.int64]) -> DecodedFrames:
-        by_size: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
-        failures: dict[int, str] = {}
-        for position, row in enumerate(rows):
-            try:
-                pixels = decode_image(self.images.read(self.paths[row]))
-            except ImageError as error:
-                failures[position] = str(error)
+
+class _Batch:
+    """A batch in the making: its images' places, filled by several threads at once.
+
+    The first image's size is taken for the size of all, so that each can be decoded where it belongs; images of other
+    sizes are kept aside.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], *, pinned: bool, duplicates: Duplicates | None) -> None:
+        self.failures: dict[int, str] = {}
+        self._rows = rows
+        self._pinned = pinned
+        self._duplicates = duplicates
+        self._lock = threading.Lock()
+        self._shape: tuple[int, ...] | None = None
+        self._pixels = torch.empty(0, dtype=torch.uint8)  # (n, height, width, 3)
+        self._places: NDArray[np.uint8] = self._pixels.numpy()  # the same memory
+        self._placed = np.zeros(len(rows), dtype=np.bool_)
+        self._aside: dict[int, NDArray[np.uint8]] = {}
+
+    def decode(self, position: int, raw: bytes) -> None:
+        """Decode an image file into its place; ImageError if that cannot be done."""
+        if self._duplicates is not None and not self._duplicates.claim(position, raw):
+            return
+        shape = jpeg_shape(raw)
+        if shape is not None and self._fits(shape):
+            decode_jpeg(raw, self._places[position])
+        else:
+            pixels = decode_image(raw)
+            if not self._fits(pixels.shape):
+                self._aside[position] = pixels
+                return
+            self._places[position] = pixels
+        self._placed[position] = True
+
+    def decoded(self) -> DecodedFrames:
+        """The batch, when all of it is done."""
+        failures = dict(sorted(self.failures.items()))
+        same_as = self._settle_duplicates(failures)
+        groups = []
+        if self._placed.all():
+            groups.append((torch.arange(len(self._rows)), self._pixels))
+        elif self._placed.any():
+            positions = torch.from_numpy(np.flatnonzero(self._placed))
+            groups.append((positions, self._pixels[positions]))
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for position in sorted(self._aside):
+            by_size.setdefault(self._aside[position].shape, []).append(position)
+        for alike in by_size.values():
+            stacked = np.stack([self._aside[position] for position in alike])
+            groups.append((torch.tensor(alike), torch.from_numpy(stacked)))
+        groups.sort(key=lambda group: int(group[0][0]))
+        return DecodedFrames(
+            self._rows, [(where, pixels.permute(0, 3, 1, 2)) for where, pixels in groups], failures, same_as
+        )
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        if self._shape is None:
+            with self._lock:
+                if self._shape is None:
+                    size = (len(self._rows), *shape)
+                    self._pixels = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+                    self._places = self._pixels.numpy()
+                    self._shape = shape  # last: whoever sees it finds the places
+        return shape == self._shape
+
+    def _settle_duplicates(self, failures: dict[int, str]) -> dict[int, int]:
+        """Move each image to the first of its positions, wherever it was decoded; a failure is one at all of them."""
+        same_as: dict[int, int] = {}
+        for decoded, alike in self._duplicates.found().items() if self._duplicates is not None else ():
+            if decoded in failures:
+                failures.update(dict.fromkeys(alike, failures[decoded]))
                 continue
-            positions, images = by_size.setdefault(pixels.shape, ([], []))
-            positions.append(position)
-            images.append(pixels)
-        groups = [
-            (torch.tensor(positions), torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
-            for positions, images in by_size.values()
-        ]
-        return DecodedFrames(rows, groups, failures)
+            first = alike[0]
+            if decoded in self._aside:
+                self._aside[first] = self._aside.pop(decoded)
+            elif decoded != first:
+                self._places[first] = self._places[decoded]
+                self._placed[[first, decoded]] = True, False
+            same_as.update(dict.fromkeys(alike[1:], first))
+        return dict(sorted(same_as.items()))
 
 
 def choose_workers(n_workers: int | None, device: torch.device) -> int:
@@ -141,20 +284,3 @@ def choose_workers(n_workers: int | None, device: torch.device) -> int:
     if n_workers < 1:
         raise ConfigError(f"At least one thread must decode, but {n_workers} were asked for.")
     return n_workers
-
-
-def decode_image(raw: bytes) -> NDArray[np.uint8]:
-    """An image file's bytes as RGB, shape (height, width, 3), in [0, 255].
-
-    Raises
-    ------
-    ImageError
-        If they are truncated, or no image; the message is the reason alone, as it is kept with the frame.
-    """
-    try:
-        with Image.open(BytesIO(raw)) as image:
-            return np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ImageError("cannot decode: not an image") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
-        raise ImageError(f"cannot decode: {error}") from error

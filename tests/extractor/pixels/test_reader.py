@@ -1,6 +1,8 @@
 """Decoding ahead, from a folder and from a pack of it: the same frames, and the same reasons where there are none."""
 
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from extractor.pixels.reader import FrameReader, decode_image
+from extractor.pixels.decode import decode_image
+from extractor.pixels.reader import FrameReader
+from extractor.pixels.stages import StageTimes
 from featurestore.errors import FrameMismatchError, ImageError, MissingFileError, StoreError
 from featurestore.frames import FrameTable
 from featurestore.images.framepack import open_images
@@ -137,3 +141,49 @@ def test_as_many_batches_are_decoded_at_once_as_there_are_threads(
     batches = list(reader.batches(np.array([i]) for i in range(8)))
     assert len(batches) == 8
     assert all(torch.equal(batch.groups[0][1], torch.zeros(1, 3, 4, 4, dtype=torch.uint8)) for batch in batches)
+
+
+@pytest.mark.parametrize("odd", [0, 50])  # the first image's size is taken for that of all, and need not be
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_a_batch_of_many_pieces_keeps_its_order_around_failures_and_other_sizes(
+    folder: Path, table_of: TableOf, odd: int, n_workers: int
+) -> None:
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(folder / "small.png")
+    names = [f"{number % 10}.png" for number in range(100)]
+    names[odd] = names[70] = "small.png"
+    names[40] = "absent.png"
+    reader = FrameReader(ImageFolder(folder), table_of(names), n_workers=n_workers)
+    (frames,) = reader.batches([np.arange(100)])
+    groups = sorted(frames.groups, key=lambda group: len(group[0]))
+    assert frames.groups[0][0][0] == 0  # in the order of their first images
+    (small, _), (usual, pixels) = groups
+    assert small.tolist() == [odd, 70]
+    assert usual.tolist() == [position for position in range(100) if position not in (odd, 40, 70)]
+    assert (pixels[:, 0, 0, 0] // 20).tolist() == [position % 10 for position in usual.tolist()]
+    assert reader.failures == {40: "no such file"}
+    reader.close()
+
+
+def test_the_threads_time_is_told_by_stage(folder: Path, table_of: TableOf) -> None:
+    stages = StageTimes()
+    reader = FrameReader(ImageFolder(folder), table_of([f"{i}.png" for i in range(10)]), stages=stages)
+    assert stages.seconds() == {}
+    started = time.perf_counter()
+    list(reader.batches([np.arange(10)] * 3))
+    wall_s = time.perf_counter() - started
+    seconds = stages.seconds()
+    assert seconds.keys() == {"read", "decode", "wait"}
+    assert all(0 < each <= wall_s for each in seconds.values())
+    assert seconds["read"] + seconds["decode"] <= wall_s  # one thread
+
+
+def test_the_readers_memory_does_not_grow_with_the_frames(folder: Path, table_of: TableOf) -> None:
+    table = table_of(["0.png"] * 50_000)
+    FrameReader(ImageFolder(folder), table)
+    tracemalloc.start()
+    reader = FrameReader(ImageFolder(folder), table)
+    list(reader.batches(np.arange(first, first + 10) for first in range(0, 500, 10)))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 200_000  # a string a row would be 3 MB
+    assert reader.paths[np.int64(3)] == "0.png"

@@ -342,14 +342,14 @@ def test_a_file_that_changes_meanwhile_is_an_error(
 def test_an_image_that_is_there_and_cannot_be_read_is_no_missing_one(
     tmp_path: Path, contents: dict[str, bytes], folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_bytes = Path.read_bytes
+    open_file = os.open
 
-    def fail(path: Path) -> bytes:
-        if path.name == "00123.jpg":
+    def fail(path: str, *rest: int) -> int:
+        if str(path).endswith("00123.jpg"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read_bytes(path)
+        return open_file(path, *rest)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(ImageError, match=r"v1/00123\.jpg cannot be packed: cannot read: Input/output error .*Mend"):
         write_pack(tmp_path / "p.h5", table_of(list(contents)), folder)
     # Of a folder it is a failure of that frame alone.
