@@ -94,7 +94,7 @@ def export_embeddings(
     """
     from featurestore.exchange.exporting import export_vectors
 
-    from .console import print_json, stdout
+    from .console import print_json, stdout, warn
     from .workspace import open_workspace
 
     store = open_workspace(workspace).open_store(check_sources=False)
@@ -110,6 +110,11 @@ def export_embeddings(
         markup=False,
     )
     _tell_failed(report)
+    if report.lacks_projection:
+        warn(
+            f"the tokens went through a projection that this file does not hold, and an import of it cannot be added "
+            f"to; a file such as {report.encoder}.zarr.zip holds both"
+        )
 
 
 def _counted(count: int, what: str) -> str:
@@ -124,6 +129,6 @@ def _tell_failed(report: "ExportReport") -> None:
     shown = [f"  {name}: {reason}" for name, reason in list(report.failed.items())[:_N_SHOWN]]
     n_more = len(report.failed) - len(shown)
     more = f"\n  ... and {n_more:,} more; --json lists them all" if n_more else ""
-    kept = "are kept as such" if report.format == "zarr.zip" else "are left out"
-    has = "has" if len(report.failed) == 1 else "have"
+    has, are = ("has", "is") if len(report.failed) == 1 else ("have", "are")
+    kept = f"{are} kept as such" if report.format == "zarr.zip" else f"{are} left out"
     warn(f"{_counted(len(report.failed), 'frame')} {has} no embedding and {kept}:\n" + "\n".join(shown) + more)

@@ -63,20 +63,26 @@ def show(
     from featurestore.inspection.overview import describe
 
     from .console import print_json, stdout
-    from .store_tables import layout_pairs, provenance_pairs, summary_pairs
+    from .store_tables import layout_pairs, projection_pairs, provenance_pairs, summary_pairs
     from .workspace import open_workspace
 
     store = open_workspace(workspace).open_store(check_sources=False)
     entry, frames = describe(store, name), store.frames
     paths = frames.data["path"]
-    failures = {paths[row]: reason for row, reason in sorted(store.embedding(name).failures().items())}
+    embedding = store.embedding(name)
+    failures = {paths[row]: reason for row, reason in sorted(embedding.failures().items())}
+    projection = embedding.projection
     values = _summarised(store, name) if summary else None
     if json_:
         told = {"frames": frames.fingerprint, "provenance": entry.provenance.to_dict(), "failures": failures}
+        if projection is not None:
+            told["explained"] = projection.explained.tolist()
         print_json(entry.as_dict() | told | {"summary": values and values.as_dict()})
         return
     _print_section(name, layout_pairs(entry, frames=frames.fingerprint))
     _print_section("provenance", provenance_pairs(entry))
+    if projection is not None:
+        _print_section("projection", projection_pairs(projection))
     if values is not None:
         _print_section("values", summary_pairs(values))
     if failures:
@@ -125,6 +131,11 @@ def verify(
                 "bad_rows": {verdict.name: verdict.n_bad_rows for verdict in checked},
                 "repaired": [verdict.name for verdict in checked if verdict.is_repaired],
                 "errors": {verdict.name: verdict.error for verdict in verdicts if verdict.error is not None},
+                "projection_errors": {
+                    verdict.name: verdict.projection_error
+                    for verdict in verdicts
+                    if verdict.projection_error is not None
+                },
                 "next": list(commands),
             }
         )

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from featurestore.inspection.overview import EncoderEntry, UnreadableEntry
 from featurestore.inspection.summary import EmbeddingSummary
+from featurestore.tokenprojection import TokenProjection
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -50,10 +51,10 @@ def encoders_table(entries: Sequence[EncoderEntry | UnreadableEntry], *, title: 
 def layout_pairs(entry: EncoderEntry, *, frames: str) -> Pairs:
     """How much of an encoder is there and how it lies on disk; `frames` is the fingerprint of the frames."""
     failed = f", {entry.n_failed:,} of them failed" if entry.n_failed else ""
-    tokens = (
-        f"{entry.row_shape[0]:,} tokens of {entry.row_shape[1]:,}" if len(entry.row_shape) == 2 else "one vector of"
-    )
-    shape = tokens if len(entry.row_shape) == 2 else f"{tokens} {entry.row_shape[0]:,}"
+    *tokens, dim = entry.row_shape
+    shape = f"{tokens[0]:,} tokens of {dim:,}" if tokens else f"one vector of {dim:,}"
+    if entry.projected_from is not None:
+        shape += f" (projected from {entry.projected_from:,})"
     yield "rows", f"{entry.rows_done:,} of {entry.n_frames:,}{failed}"
     yield "a row", f"{shape}, {entry.dtype}"
     yield "chunks", f"{entry.n_chunks:,} of {entry.chunk_rows:,} rows, computed {entry.batch_rows:,} at a time"
@@ -65,9 +66,17 @@ def provenance_pairs(entry: EncoderEntry) -> Pairs:
     """Where an encoder's embeddings come from."""
     for key, value in (entry.provenance.to_dict() | {"fingerprint": entry.provenance.fingerprint}).items():
         if isinstance(value, Mapping):
-            yield key, ", ".join(f"{name} {item}" for name, item in value.items()) or "-"
+            yield key, ", ".join(f"{name} {_as_word(item)}" for name, item in value.items()) or "-"
         else:
             yield key, "-" if value is None else str(value)
+
+
+def projection_pairs(projection: TokenProjection) -> Pairs:
+    """The projection that an encoder's tokens went through."""
+    shares = projection.explained
+    yield "components", f"{projection.n_components:,} of {projection.dim:,} dimensions"
+    yield "variance", f"{100 * float(shares.sum()):.3g} % of the tokens' ({100 * float(shares[0]):.3g} % the first)"
+    yield "digest", projection.digest
 
 
 def summary_pairs(summary: EmbeddingSummary) -> Pairs:
@@ -89,6 +98,12 @@ def summary_pairs(summary: EmbeddingSummary) -> Pairs:
         yield "constant", f"{dims.n_constant:,} dimensions"
     if summary.repeated_share is not None:
         yield "repeated", f"{100 * summary.repeated_share:.3g} % of rows equal the one before to 0.1 %"
+
+
+def _as_word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def _rows_done(entry: EncoderEntry) -> str:

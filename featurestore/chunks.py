@@ -7,12 +7,15 @@ same bytes.
 
 import mmap
 from math import prod
+from typing import Final
 
 import numpy as np
 
 from .errors import StoreError
 from .layout import ChunkLayout, EmbeddingDType, FloatArray
-from .storage.base import Storage
+from .storage.base import Bytes, Storage
+
+_BLANK_VALUES: Final = 1 << 19  # of NaN, written again and again behind a chunk's rows
 
 
 def empty_pages(shape: tuple[int, ...], dtype: EmbeddingDType) -> FloatArray:
@@ -87,9 +90,12 @@ class ChunkFiles:
 
     def write(self, chunk: int, rows: FloatArray) -> None:
         """Replace a chunk by `rows`, shape (n_rows, *row_shape), then NaN; whole even after a power cut."""
-        n_tail = self._layout.chunk_rows - len(rows)
-        tail: FloatArray = np.full((n_tail, *self._layout.row_shape), np.nan, dtype=self._layout.dtype)
-        parts = [part.reshape(-1).view(np.uint8).data for part in (rows, tail) if len(part)]
+        left = (self._layout.chunk_rows - len(rows)) * prod(self._layout.row_shape)  # values
+        blank: FloatArray = np.full(min(left, _BLANK_VALUES), np.nan, dtype=self._layout.dtype)
+        parts: list[Bytes] = [rows.reshape(-1).view(np.uint8).data] if len(rows) else []
+        while left:
+            parts.append(blank[:left].view(np.uint8).data)
+            left -= min(left, len(blank))
         self._storage.write(self.key(chunk), parts)
 
     def remove(self, chunk: int) -> None:

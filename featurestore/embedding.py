@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from .layout import EmbeddingDType, FloatArray
 from .metadata import read_encoder
 from .provenance import Provenance
 from .storage.base import MAX_REQUESTS, Storage
+from .tokenprojection import TokenProjection, read_projection
 from .views import open_views
 
 _MAX_READERS: Final = 4  # reading is bound by memory long before
@@ -92,6 +94,20 @@ class Embedding:
     def batch_rows(self) -> int:
         """Rows that were computed together; batch i is rows [i * batch_rows, (i + 1) * batch_rows)."""
         return self.layout.batch_rows
+
+    @cached_property
+    def projection(self) -> TokenProjection | None:
+        """The projection that rows go through before they are written; None where none is kept.
+
+        Raises
+        ------
+        StoreError
+            If it is not what was kept.
+        """
+        shape = self.record.projection_shape
+        if shape is None:
+            return None
+        return read_projection(self.storage, self.name, shape, self.provenance.projection)
 
     def committed(self) -> npt.NDArray[np.bool_]:
         """Which rows are there, shape (n_frames,); a failed frame's row is there, and holds NaN."""

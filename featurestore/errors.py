@@ -67,6 +67,14 @@ class PrecisionError(AbawError, ArithmeticError):
     """A value that the chosen precision cannot hold."""
 
 
+class WorkerError(AbawError, RuntimeError):
+    """A process that died before its work was done."""
+
+
+class DeviceMemoryError(AbawError, MemoryError):
+    """A model that the device's memory cannot hold, not even with one frame."""
+
+
 class StorageFullError(AbawError, OSError):
     """No space was left on the device; what was committed before is safe."""
 

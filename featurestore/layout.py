@@ -5,6 +5,7 @@ has the full chunk's size, as Zarr's regular grid asks for; rows past the table'
 hold NaN. Sizes are powers of two so that batches never straddle two chunks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final, TypeAlias
@@ -20,15 +21,28 @@ FloatArray: TypeAlias = npt.NDArray[np.float16 | np.float32]
 CHUNK_BYTES: Final = 4 << 20
 """A chunk's size to aim at: large enough for one request to an object store, small enough to lose."""
 
+MAX_CHUNK_BYTES: Final = 16 << 20
+"""Of wide rows, such as tokens: every writer holds a chunk, and writes all of it for each partial commit."""
+
 MIN_CHUNK_ROWS: Final = 256
 MAX_CHUNK_ROWS: Final = 4096
+COMMIT_BYTES: Final = 16
+"""Of a chunk's record."""
 
 
 def default_chunk_rows(row_bytes: int, batch_rows: int = 1) -> int:
-    """Rows a chunk: the power of two below 4 MiB, within [256, 4096], and at least a batch."""
-    wanted = max(1, CHUNK_BYTES // row_bytes)
-    power = 1 << (wanted.bit_length() - 1)
-    return max(min(max(power, MIN_CHUNK_ROWS), MAX_CHUNK_ROWS), batch_rows)
+    """Rows a chunk, a power of two: up to 4 MiB, and within [256, 4096].
+
+    Where 256 rows are more than 16 MiB, as many as make that. At least a batch in any case: no batch straddles two
+    chunks.
+    """
+    least = min(MIN_CHUNK_ROWS, _power_below(MAX_CHUNK_BYTES // row_bytes))
+    return max(min(max(_power_below(CHUNK_BYTES // row_bytes), least), MAX_CHUNK_ROWS), batch_rows)
+
+
+def _power_below(number: int) -> int:
+    """The greatest power of two that is not above a number; 1 of 0."""
+    return 1 << (max(number, 1).bit_length() - 1)
 
 
 def storage_dtype(dtype: npt.DTypeLike) -> EmbeddingDType:
@@ -67,7 +81,7 @@ class ChunkLayout:
         if self.batch_rows < 1 or self.batch_rows & (self.batch_rows - 1):
             raise ConfigError(
                 f"batch_rows is a power of two, so that no batch straddles two chunks, not {self.batch_rows}. "
-                f"Take {1 << max(self.batch_rows, 1).bit_length() - 1}."
+                f"Take {_power_below(self.batch_rows)}."
             )
         if self.chunk_rows < 1 or self.chunk_rows % self.batch_rows:
             raise ConfigError(
@@ -90,6 +104,11 @@ class ChunkLayout:
         """Bytes of a chunk file, the last one included."""
         return self.row_bytes * self.chunk_rows
 
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all chunks and their commits, once every row is there; a few kB of metadata come on top."""
+        return self.n_chunks * (self.chunk_bytes + COMMIT_BYTES)
+
     def span(self, chunk: int) -> tuple[int, int]:
         """Table rows [start, stop) of a chunk."""
         start = chunk * self.chunk_rows
@@ -102,3 +121,37 @@ class ChunkLayout:
     def commit_key(self, chunk: int) -> str:
         """The key of the chunk's record in the array of commits."""
         return self.separator.join(["c", str(chunk), "0"])
+
+
+def plan_layout(
+    n_frames: int,
+    row_shape: Sequence[int],
+    *,
+    dtype: npt.DTypeLike = np.float16,
+    batch_rows: int = 1,
+    chunk_rows: int | None = None,
+) -> ChunkLayout:
+    """The layout that a new encoder gets; its `disk_bytes` can be told before anything is computed.
+
+    Parameters
+    ----------
+    n_frames
+        Rows of the frame table.
+    row_shape
+        (dim,) or (n_tokens, dim).
+    dtype
+        float16 or float32.
+    batch_rows
+        Rows that are computed together, a power of two.
+    chunk_rows
+        Rows of a chunk; None for `default_chunk_rows`.
+
+    Raises
+    ------
+    ShapeError, ConfigError
+        As `ChunkLayout` and `storage_dtype`.
+    """
+    stored = storage_dtype(dtype)
+    shape = tuple(int(length) for length in row_shape)
+    chosen = default_chunk_rows(max(1, prod(shape)) * stored.itemsize, batch_rows) if chunk_rows is None else chunk_rows
+    return ChunkLayout(n_frames=n_frames, row_shape=shape, dtype=stored, chunk_rows=chosen, batch_rows=batch_rows)

@@ -8,7 +8,7 @@ abaw's own facts stand under the attribute "abaw" of the root and of every encod
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from .errors import ConfigError, StoreError
 from .layout import ChunkLayout, storage_dtype
 from .provenance import Provenance
 from .storage.base import Storage
+from .tokenprojection import TokenProjection
 
 if TYPE_CHECKING:
     from zarr.core.common import JSON
@@ -48,6 +49,7 @@ class EncoderRecord:
     frames: FramesRecord  # that it has room for
     provenance: Provenance
     layout: ChunkLayout
+    projection_shape: tuple[int, int] | None = None  # (dim, n_components) of the projection that is kept in the group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +112,24 @@ def read_root(storage: Storage) -> RootRecord:
     return RootRecord(frames=frames, earlier=tuple(known), sources={str(k): str(v) for k, v in sources.items()})
 
 
-def create_encoder(storage: Storage, name: str, record: EncoderRecord) -> None:
-    """Make an encoder's group, all of it or nothing; one that another worker made meanwhile is left as it is."""
-    storage.create(name, _encoder_files(record))
+def create_encoder(
+    storage: Storage, name: str, record: EncoderRecord, projection: TokenProjection | None = None
+) -> None:
+    """Make an encoder's group, all of it or nothing; one that another worker made meanwhile is left as it is.
+
+    Parameters
+    ----------
+    storage, name
+        Where.
+    record
+        What the group says; of its projection it says what `projection` is.
+    projection
+        To keep in it.
+    """
+    shape = None if projection is None else (projection.dim, projection.n_components)
+    files = _encoder_files(replace(record, projection_shape=shape), projection)
+    # Workers that bring different projections all stop at the first object that differs: the order is the same for all.
+    storage.create(name, files)
 
 
 def grow_encoder(storage: Storage, name: str, record: EncoderRecord) -> None:
@@ -139,10 +156,11 @@ def read_encoder(storage: Storage, name: str) -> EncoderRecord:
         frames=FramesRecord(n_frames=layout.n_frames, fingerprint=frames),
         provenance=Provenance.from_dict(provenance),
         layout=layout,
+        projection_shape=_read_projection_shape(facts, storage.where(key)),
     )
 
 
-def _encoder_files(record: EncoderRecord) -> dict[str, bytes]:
+def _encoder_files(record: EncoderRecord, projection: TokenProjection | None = None) -> dict[str, bytes]:
     layout = record.layout
     facts: dict[str, JSON] = {
         "format": FORMAT,
@@ -151,11 +169,15 @@ def _encoder_files(record: EncoderRecord) -> dict[str, bytes]:
         "provenance": cast("JSON", record.provenance.to_dict()),
         "batch_rows": layout.batch_rows,
     }
-    return _group_files(facts, layout)
+    if record.projection_shape is not None:
+        facts["projection"] = list(record.projection_shape)
+    return _group_files(facts, layout, projection)
 
 
-def _group_files(facts: "dict[str, JSON]", layout: ChunkLayout | None = None) -> dict[str, bytes]:
-    """Key -> bytes of a group's metadata, as zarr-python writes it; with the two arrays of a layout."""
+def _group_files(
+    facts: "dict[str, JSON]", layout: ChunkLayout | None = None, projection: TokenProjection | None = None
+) -> dict[str, bytes]:
+    """Key -> bytes of a group, as zarr-python writes it: its metadata, the two arrays of a layout, and a projection."""
     import zarr  # half a second, needed only where something is made
     from zarr.codecs import BytesCodec
     from zarr.core.buffer import Buffer
@@ -185,7 +207,18 @@ def _group_files(facts: "dict[str, JSON]", layout: ChunkLayout | None = None) ->
             serializer=BytesCodec(endian="little"),
             chunk_key_encoding={"name": "default", "separator": layout.separator},
         )
+    if projection is not None:
+        projection.add_to(group)
     return {key: buffer.to_bytes() for key, buffer in made.items()}
+
+
+def _read_projection_shape(facts: Mapping[str, object], where: str) -> tuple[int, int] | None:
+    shape = facts.get("projection")
+    if shape is None:
+        return None
+    if not _are_lengths(shape) or len(shape) != 2:
+        raise _damaged(where, "the shape (dim, n_components) of the projection that is kept with the embeddings")
+    return shape[0], shape[1]
 
 
 def _read_layout(storage: Storage, key: str, batch_rows: int, n_frames: int | None) -> ChunkLayout:

@@ -1,14 +1,16 @@
 """Where an encoder's embeddings come from, and the fingerprint that keeps two origins from being mixed.
 
-The fingerprint covers what decides the numbers: architecture, weights, preprocessing, pooling, precision. It
-leaves out library versions, the time and the parent: another build of a library moves the last bit at most,
-and a run resumed after an update must be able to go on. They are recorded all the same.
+The fingerprint covers what decides the numbers: architecture, weights, preprocessing, pooling, precision, and the
+projection of tokens where there is one. It leaves out library versions, the time, the parent and how it was executed:
+another build of a library, or another device, moves the last bit at most, and a run resumed after an update must be
+able to go on. They are recorded all the same; a run that goes on asks `execution` for the arithmetic it began with.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -19,7 +21,7 @@ from .errors import ConfigError, StoreError
 JsonScalar: TypeAlias = str | int | float | bool | None
 JsonValue: TypeAlias = JsonScalar | Sequence[JsonScalar]
 
-_DECISIVE: Final = ("architecture", "weights", "preprocessing", "pooling", "precision")
+_DECISIVE: Final = ("architecture", "weights", "preprocessing", "pooling", "precision", "projection")
 _DIGEST_BLOCK_BYTES: Final = 1 << 20
 
 
@@ -44,7 +46,7 @@ class Provenance:
     Raises
     ------
     ConfigError
-        If a value is not a JSON scalar or a list of them (NaN and infinity are not).
+        If a value is not a JSON scalar (NaN and infinity are not), or in the preprocessing a list of them.
     """
 
     architecture: str  # a timm name, "imported", ...
@@ -52,6 +54,8 @@ class Provenance:
     preprocessing: Mapping[str, JsonValue]  # input size, mean, std, interpolation, ...
     pooling: str  # cls, mean, fc_norm, tokens
     precision: str  # of the forward pass: float32, bfloat16, ...
+    projection: str | None = None  # digest of the projection that took the tokens to fewer dimensions
+    execution: Mapping[str, JsonScalar] = field(default_factory=dict)  # device, batch, compiled, ...: decides nothing
     parent: str | None = None  # the encoder that this one was fine-tuned from
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     made_at: str = field(default_factory=now_utc)  # ISO 8601, UTC
@@ -59,6 +63,7 @@ class Provenance:
     def __post_init__(self) -> None:
         # Copied as JSON gives it back (tuples become lists), so that a value equals itself after a round trip.
         object.__setattr__(self, "preprocessing", {key: _plain(key, v) for key, v in self.preprocessing.items()})
+        object.__setattr__(self, "execution", {key: _scalar(key, v) for key, v in self.execution.items()})
         object.__setattr__(self, "versions", dict(self.versions))
         self._canonical()  # refuses now what could not be saved later
 
@@ -69,6 +74,8 @@ class Provenance:
 
     def _canonical(self) -> str:
         parts = {key: value for key, value in self.to_dict().items() if key in _DECISIVE}
+        if self.projection is None:
+            del parts["projection"]  # which the first stores did not have
         try:
             return json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -91,6 +98,8 @@ class Provenance:
             "preprocessing": dict(self.preprocessing),
             "pooling": self.pooling,
             "precision": self.precision,
+            "projection": self.projection,
+            "execution": dict(self.execution),
             "parent": self.parent,
             "versions": dict(self.versions),
             "made_at": self.made_at,
@@ -105,13 +114,15 @@ class Provenance:
         StoreError
             If a field is missing or of another type.
         """
-        preprocessing = values.get("preprocessing")
-        versions = values.get("versions", {})
-        parent = values.get("parent")
-        if not isinstance(preprocessing, Mapping) or not isinstance(versions, Mapping):
+        preprocessing, versions = values.get("preprocessing"), values.get("versions", {})
+        projection, parent = values.get("projection"), values.get("parent")
+        execution = values.get("execution", {})
+        if not (
+            isinstance(preprocessing, Mapping) and isinstance(versions, Mapping) and isinstance(execution, Mapping)
+        ):
             raise StoreError(
-                "A provenance holds 'preprocessing' and 'versions' as mappings, "
-                f"not {preprocessing!r} and {versions!r}. Remove the encoder and extract it again."
+                "A provenance holds 'preprocessing', 'versions' and 'execution' as mappings, "
+                f"not {preprocessing!r}, {versions!r} and {execution!r}. Remove the encoder and extract it again."
             )
         return cls(
             architecture=_text(values, "architecture"),
@@ -119,6 +130,8 @@ class Provenance:
             preprocessing=preprocessing,
             pooling=_text(values, "pooling"),
             precision=_text(values, "precision"),
+            projection=None if projection is None else str(projection),
+            execution=execution,
             parent=None if parent is None else str(parent),
             versions={str(package): str(version) for package, version in versions.items()},
             made_at=_text(values, "made_at"),
@@ -133,6 +146,14 @@ def _plain(key: str, value: JsonValue) -> JsonValue:
     raise ConfigError(
         f"Preprocessing {key!r} of a provenance is a JSON scalar or a list of them, "
         f"not {type(value).__name__} ({value!r}). Convert it first."
+    )
+
+
+def _scalar(key: str, value: JsonScalar) -> JsonScalar:
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise ConfigError(
+        f"Execution {key!r} of a provenance is a JSON scalar, not {type(value).__name__} ({value!r}). Convert it first."
     )
 
 

@@ -7,7 +7,7 @@ made from, and anything else is refused.
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from .errors import (
     unknown_name,
 )
 from .frames import FrameTable
-from .layout import ChunkLayout, default_chunk_rows, storage_dtype
+from .layout import plan_layout, storage_dtype
 from .metadata import (
     FRAMES_FILE,
     ZARR_JSON,
@@ -44,6 +44,7 @@ from .provenance import Provenance
 from .storage.base import Storage
 from .storage.local import LocalStorage
 from .storage.opening import Location, open_storage
+from .tokenprojection import TokenProjection
 from .writer import COMMIT_EVERY_S, EmbeddingWriter
 
 
@@ -146,6 +147,11 @@ class FeatureStore:
             )
         return cls(storage)
 
+    def __getstate__(self) -> dict[str, object]:
+        # For another process: the same storage, and the frames as they are here, though the store may grow meanwhile.
+        # The table itself is read there if it is needed.
+        return {name: value for name, value in self.__dict__.items() if name != "frames"}
+
     @property
     def location(self) -> str:
         """Where it is, for messages."""
@@ -230,10 +236,15 @@ class FeatureStore:
         dtype: npt.DTypeLike = np.float16,
         chunk_rows: int | None = None,
         batch_rows: int = 1,
+        projection: TokenProjection | None = None,
         commit_every_s: float = COMMIT_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> EmbeddingWriter:
         """A writer of an encoder's embeddings, which makes their group or goes on with it.
+
+        A projection of tokens is kept in a group that is made. If one is there, by an earlier run or by another worker
+        who was quicker, ITS projection counts: take `writer.embedding.projection`, whatever was given; and before one
+        is fitted, look whether `store.embedding(name).projection` is there already.
 
         Parameters
         ----------
@@ -249,6 +260,9 @@ class FeatureStore:
             Rows of a chunk; None for about 4 MiB. An existing group keeps its own.
         batch_rows
             Rows that are computed together, a power of two. An existing group keeps its own.
+        projection
+            What rows, of shape (n_tokens, n_components), went through; None for nothing. A provenance that names a
+            projection asks for that one and no other.
         commit_every_s
             Seconds after which a partly filled chunk is committed.
         clock
@@ -266,20 +280,16 @@ class FeatureStore:
             If they have rows of another shape.
         """
         check_encoder_name(name)
+        made_by = provenance if projection is None else _projected(provenance, projection, row_shape, encoder=name)
         if name not in self:
-            stored = storage_dtype(dtype)
-            row_bytes = max(1, int(np.prod(row_shape))) * stored.itemsize
-            layout = ChunkLayout(
-                n_frames=self.n_frames,
-                row_shape=tuple(int(length) for length in row_shape),
-                dtype=stored,
-                chunk_rows=default_chunk_rows(row_bytes, batch_rows) if chunk_rows is None else chunk_rows,
-                batch_rows=batch_rows,
-            )
-            record = EncoderRecord(frames=self._root.frames, provenance=provenance, layout=layout)
-            create_encoder(self.storage, name, record)
+            layout = plan_layout(self.n_frames, row_shape, dtype=dtype, batch_rows=batch_rows, chunk_rows=chunk_rows)
+            record = EncoderRecord(frames=self._root.frames, provenance=made_by, layout=layout)
+            create_encoder(self.storage, name, record, projection)
         # Read back in either case: another worker may have made the group a moment before us.
-        embedding = self.check_same_encoder(name, provenance, row_shape=row_shape, dtype=dtype)
+        if provenance.projection is None and projection is not None:
+            kept = self.embedding(name).projection
+            made_by = made_by if kept is None else replace(made_by, projection=kept.digest)
+        embedding = self.check_same_encoder(name, made_by, row_shape=row_shape, dtype=dtype)
         if embedding.record.frames.n_frames < self.n_frames:
             grown = replace(embedding.record, frames=self._root.frames, layout=embedding.layout)
             grow_encoder(self.storage, name, grown)
@@ -356,6 +366,23 @@ class FeatureStore:
                 f"{unknown_name('encoder', name, self.names())} (store: {self.location}). "
                 f"Run `abaw extract --encoder {name}` to add it."
             )
+
+
+def _projected(
+    provenance: Provenance, projection: TokenProjection, row_shape: Sequence[int], *, encoder: str
+) -> Provenance:
+    """A provenance of rows that went through a projection, which they must fit."""
+    if len(row_shape) != 2 or row_shape[-1] != projection.n_components:
+        raise ShapeError(
+            f"Rows that went through a projection to {projection.n_components} dimensions have shape (n_tokens, "
+            f"{projection.n_components}), not {tuple(row_shape)} (encoder {encoder!r}). Project them first."
+        )
+    if provenance.projection not in (None, projection.digest):
+        raise EncoderMismatchError(
+            f"The rows of encoder {encoder!r} went through projection {provenance.projection}; the one to keep with "
+            f"them is {projection.digest}. Give the projection that they went through."
+        )
+    return replace(provenance, projection=projection.digest)
 
 
 def _record_of(frames: FrameTable) -> FramesRecord:

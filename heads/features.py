@@ -240,7 +240,8 @@ def _complete_vectors(store: FeatureStore, name: str) -> Embedding:
         n_tokens, dim = embedding.row_shape[0], embedding.row_shape[-1]
         raise ConfigError(
             f"These heads read one vector a frame, but encoder {name!r} holds {n_tokens} tokens of {dim} a frame "
-            f"(store: {store.location}). Extract it with a pooling such as fc_norm, mean or cls."
+            f"(store: {store.location}). Name another encoder, or extract this one under another name with a pooling "
+            "such as fc_norm, mean or cls."
         )
     if not embedding.is_complete():
         raise MissingEmbeddingsError(

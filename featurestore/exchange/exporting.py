@@ -88,6 +88,7 @@ def export_vectors(
         if found == "zarr.zip":
             from .storezip import write_zip
 
+            _ = embedding.projection  # a damaged one is refused
             write_zip(store, [encoder], partial)
         else:
             _write(partial, vectors, found, chosen or _LAYOUTS[0])
@@ -101,6 +102,7 @@ def export_vectors(
         dtype=vectors.dtype.name,
         bytes=path.stat().st_size,
         failed=failed,
+        lacks_projection=found != "zarr.zip" and embedding.record.projection_shape is not None,
     )
 
 

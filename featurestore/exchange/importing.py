@@ -256,6 +256,7 @@ def _writer(store: FeatureStore, name: str, vectors: _Vectors) -> EmbeddingWrite
             row_shape=vectors.row_shape,
             dtype=vectors.dtype,
             batch_rows=1 if origin is None else origin.batch_rows,
+            projection=vectors.source.projection,
         )
     except (EncoderMismatchError, ShapeError) as error:
         raise type(error)(str(error).replace("Extract it as ", "Import it with --encoder ")) from error

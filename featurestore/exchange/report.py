@@ -40,6 +40,7 @@ class ExportReport:
     dtype: str  # float16 or float32
     bytes: int  # of the file
     failed: Mapping[str, str]  # frame -> why it has no embedding; a keyed file has no vector of these
+    lacks_projection: bool  # whether tokens went through a projection that the store keeps and the file does not hold
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import ShapeError, StoreError
+from featurestore.tokenprojection import TokenProjection
 
 from .keys import IntArray
 from .origin import Origin
@@ -43,6 +44,8 @@ class VectorSource(ABC):
         The encoder that the file says its vectors are from.
     reasons
         Name -> why that frame has no vector, where the file says so.
+    projection
+        What the vectors, which are tokens then, went through, where the file has it.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class VectorSource(ABC):
         layout: str | None = None,
         origin: Origin | None = None,
         reasons: Mapping[str, str] | None = None,
+        projection: TokenProjection | None = None,
     ) -> None:
         self.path = path
         self.names = names
@@ -61,6 +65,7 @@ class VectorSource(ABC):
         self.layout = layout
         self.origin = origin
         self.reasons: Mapping[str, str] = reasons or {}
+        self.projection = projection
 
     @abstractmethod
     def read(self, entries: IntArray) -> NumberArray:

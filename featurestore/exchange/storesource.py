@@ -57,6 +57,7 @@ class StoreSource(VectorSource):
             format="store",
             origin=Origin(encoder=name, provenance=self._embedding.provenance, batch_rows=self._embedding.batch_rows),
             reasons={index.key(row): reason for row, reason in self._embedding.failures().items()},
+            projection=self._embedding.projection,
         )
 
     def read(self, entries: IntArray) -> NumberArray:

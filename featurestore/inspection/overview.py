@@ -31,6 +31,8 @@ class EncoderEntry:
         What its files hold.
     provenance
         What made it.
+    projected_from
+        Dimensions of a token before the projection that is kept with the rows; None without one.
     """
 
     name: str
@@ -44,6 +46,7 @@ class EncoderEntry:
     batch_rows: int
     size_bytes: int
     provenance: Provenance
+    projected_from: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -64,6 +67,7 @@ class EncoderEntry:
             "n_chunks": self.n_chunks,
             "chunk_rows": self.chunk_rows,
             "batch_rows": self.batch_rows,
+            "projected_from": self.projected_from,
             "bytes": self.size_bytes,
             "architecture": self.provenance.architecture,
             "parent": self.provenance.parent,
@@ -95,6 +99,7 @@ def describe(store: FeatureStore, name: str) -> EncoderEntry:
         If its metadata or a commit is damaged, or it is of other frames.
     """
     embedding = store.embedding(name)
+    projection_shape = embedding.record.projection_shape
     return EncoderEntry(
         name=name,
         n_frames=embedding.n_frames,
@@ -107,6 +112,7 @@ def describe(store: FeatureStore, name: str) -> EncoderEntry:
         batch_rows=embedding.layout.batch_rows,
         size_bytes=store.size_bytes(name),
         provenance=embedding.provenance,
+        projected_from=None if projection_shape is None else projection_shape[0],
     )
 
 

@@ -1,7 +1,8 @@
 """Whether a store still holds what was committed to it: every chunk hashed again, and the bad ones taken back.
 
 Taking back the commit of a chunk is all the repair there is: its rows count as not there any more, and the next
-extraction computes them, to the same bits. An encoder whose metadata cannot be read is told with its error, and the
+extraction computes them, to the same bits. A projection of tokens is hashed as well; it cannot be computed again from
+what is there, and nothing is repaired of it. An encoder whose metadata cannot be read is told with its error, and the
 check of the others goes on. A chunk that the disk does not give is bad; one that a network did not bring is not, since
 nothing is known of it: the check ends there.
 """
@@ -19,6 +20,7 @@ from featurestore.embedding import Embedding
 from featurestore.errors import AbawError, NotWritableError, StoreError, UnreachableStoreError, unknown_name
 from featurestore.metadata import ZARR_JSON
 from featurestore.store import FeatureStore
+from featurestore.tokenprojection import check_readable, read_projection
 
 _MOST_TOLD: Final = 5
 # What a disk answers for a file whose bytes it has lost; anything else, such as a permission, may pass or be mended.
@@ -60,6 +62,8 @@ class Verdict:
         Whether the embeddings come from a file, and cannot be computed from frames here.
     error
         Why the encoder could not be checked; None if it could.
+    projection_error
+        What is wrong with the projection of its tokens; None if nothing is, or there is none.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Verdict:
     obstacle: str | None = None
     is_imported: bool = False
     error: str | None = None
+    projection_error: str | None = None
 
     @property
     def n_bad_rows(self) -> int:
@@ -80,7 +85,8 @@ class Verdict:
         if self.error is not None:
             return f"{self.name} cannot be checked: {self.error}"
         if not self.bad:
-            return f"{self.name}: every committed chunk is sound"
+            chunks = f"{self.name}: every committed chunk is sound"
+            return chunks if self.projection_error is None else f"{chunks}, but: {self.projection_error}"
         told = [str(bad) for bad in self.bad]
         n_more = len(told) - _MOST_TOLD
         more = "" if n_more <= 0 else "; and 1 chunk more" if n_more == 1 else f"; and {n_more:,} chunks more"
@@ -91,12 +97,13 @@ class Verdict:
         return (
             f"{self.name}: {len(told):,} of {chunks} with {rows} are not what was "
             f"committed{taken} ({'; '.join(told[:_MOST_TOLD])}{more}){left}"
+            + (f". Besides: {self.projection_error}" if self.projection_error is not None else "")
         )
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing bad is left in the store."""
-        return self.error is None and (not self.bad or self.is_repaired)
+        return self.error is None and self.projection_error is None and (not self.bad or self.is_repaired)
 
 
 def verify_store(
@@ -178,7 +185,7 @@ def check_sound(verdicts: Sequence[Verdict], *, where: str) -> None:
     if not bad:
         return
     told = "; ".join(verdict.sentence().rstrip(".") for verdict in bad)
-    mendable = [verdict for verdict in bad if verdict.obstacle is None]
+    mendable = [verdict for verdict in bad if verdict.obstacle is None and not verdict.is_repaired]
     damaged = [verdict.name for verdict in mendable if verdict.bad]
     commands = [f"abaw store verify --encoder {','.join(damaged)} --repair"] if damaged else []
     commands += commands_to_restore(mendable)
@@ -186,7 +193,7 @@ def check_sound(verdicts: Sequence[Verdict], *, where: str) -> None:
     advice = [f"Run `{'`, then `'.join(commands)}`."] if commands else []
     advice += [f"What `abaw store rm {name}` removes can be extracted anew." for name in unreadable]
     raise StoreError(
-        f"A store holds what was committed to it; this one does not: {told} (store: {where}). {' '.join(advice)}"
+        " ".join([f"A store holds what was committed to it; this one does not: {told} (store: {where}).", *advice])
     )
 
 
@@ -200,6 +207,21 @@ def _opened(store: FeatureStore, name: str) -> Embedding | str:
         raise
     except (AbawError, OSError) as error:
         return str(error)
+
+
+def _projection_error(embedding: Embedding) -> str | None:
+    """What is wrong with the projection that is kept with an encoder's tokens."""
+    shape = embedding.record.projection_shape
+    if shape is None:
+        return None
+    try:
+        check_readable(embedding.storage, embedding.name, shape)
+        read_projection(embedding.storage, embedding.name, shape, embedding.provenance.projection)
+    except (UnreachableStoreError, NotWritableError):
+        raise
+    except (AbawError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _check_commits(embedding: Embedding) -> None:
@@ -246,6 +268,7 @@ def _judged(
         is_repaired=repair and bool(found) and obstacle is None,
         obstacle=obstacle,
         is_imported=is_imported or (extractable is not None and name not in extractable),
+        projection_error=_projection_error(embedding),
     )
 
 

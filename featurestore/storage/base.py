@@ -103,6 +103,10 @@ class Storage(ABC):
     def sync(self) -> None:  # noqa: B027 - most places have nothing to wait for
         """Return when a power cut cannot take back what this process wrote before."""
 
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written here; None where nobody can say, as of an object store."""
+        return None
+
     def drop_copy(self, key: str) -> bool:
         """Forget a local copy of an object, which may have rotted; whether there was one."""
         return False

@@ -55,6 +55,13 @@ class LocalStorage(Storage):
     def __reduce__(self) -> "tuple[Callable[[Path], LocalStorage], tuple[Path]]":
         return LocalStorage, (self.root,)
 
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written here, by this user; the folder need not be there yet."""
+        place = self.root.absolute()
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
     def read(self, key: str) -> bytes | None:
         """An object's bytes; None where there is none."""
         # Not Path.read_bytes: a store has a commit a chunk, and opening one this way takes half the time.

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Mapping, Sequence
 
+from featurestore.errors import ConfigError
+
 from .base import Bytes, Storage, checked_key
 
 
@@ -13,6 +15,12 @@ class MemoryStorage(Storage):
         self.location = location
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> str:
+        raise ConfigError(
+            f"A store in memory stays in the process that made it ({self.location}): another one would write to a copy "
+            "that nobody reads. Make the store in a folder to share it among processes."
+        )
 
     def read(self, key: str) -> bytes | None:
         """An object's bytes; None where there is none."""

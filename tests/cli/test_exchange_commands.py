@@ -61,6 +61,7 @@ def test_json(imported: Path, tmp_path: Path, abaw: Abaw) -> None:
         "dtype": "float32",
         "bytes": (tmp_path / "t.h5").stat().st_size,
         "failed": {},
+        "lacks_projection": False,
     }
     half = ["--encoder", "half", "--dtype", "float16"]
     report = abaw("store", "import", tmp_path / "t.h5", *half, "--json", "-w", imported).json()
@@ -94,7 +95,7 @@ def test_missing_extra_and_failed_frames_are_told(imported: Path, tmp_path: Path
     assert "1 vector belongs to no frame, such as nobody/00001.jpg" in outcome.err
     outcome = abaw("store", "export", "--encoder", "part", tmp_path / "part.h5", "-w", imported)
     assert outcome.code == 0
-    assert f"1 frame has no embedding and are left out:\n  {gone}: no vector in part.pkl" in outcome.err
+    assert f"1 frame has no embedding and is left out:\n  {gone}: no vector in part.pkl" in outcome.err
     with h5py.File(tmp_path / "part.h5") as file:
         assert gone not in set(file["keys"].asstr()[:])
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
+from featurestore.tokenprojection import TokenProjection
 
 Abaw = Callable[..., object]
 Refused = Callable[..., str]
@@ -169,6 +170,7 @@ def test_verify_names_what_is_bad_and_repairs_it(work: Path, abaw: Abaw) -> None
         "bad_rows": {"mae": n_rows},
         "repaired": ["mae"],
         "errors": {},
+        "projection_errors": {},
         "next": ["abaw extract --encoder mae"],
     }
     assert abaw("store", "verify").code == 0
@@ -272,3 +274,63 @@ def test_force_replaces_a_picture(work: Path, abaw: Abaw) -> None:
     (work / "pca.png").write_bytes(b"old")
     assert abaw("store", "pca", "truth", "--force").code == 0
     assert (work / "pca.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def tokens(work: Path) -> FeatureStore:
+    """The store of the workspace, with tokens that went through a projection."""
+    store = FeatureStore.open(work / "features")
+    made_by = Provenance(
+        architecture="vit_base_patch14_dinov2",
+        weights="1" * 32,
+        preprocessing={"input_px": 238},
+        pooling="tokens",
+        precision="bfloat16",
+        execution={"device": "NVIDIA H200", "compiled": True, "channels_last": False, "batch": 64},
+    )
+    projection = TokenProjection(mean=np.arange(4.0), components=np.eye(4, 2), explained=np.array([0.625, 0.25]))
+    with store.writer("dino", made_by, row_shape=(9, 2), projection=projection) as writer:
+        writer.append(0, np.random.default_rng(0).normal(size=(store.n_frames, 9, 2)))
+    return store
+
+
+def test_show_tells_of_tokens_and_how_they_were_computed(tokens: FeatureStore, abaw: Abaw) -> None:
+    told = abaw("store", "show", "dino").out
+    assert "9 tokens of 2 (projected from 4), float16" in told
+    assert "device NVIDIA H200, compiled yes, channels_last no, batch 64" in told
+    assert "2 of 4 dimensions" in told
+    assert "87.5 % of the tokens' (62.5 % the first)" in told
+    shown = abaw("store", "show", "dino", "--json", "--no-summary").json()
+    assert (shown["projected_from"], shown["row_shape"], shown["explained"]) == (4, [9, 2], [0.625, 0.25])
+    assert shown["provenance"]["execution"]["device"] == "NVIDIA H200"
+    assert "projected_from" in abaw("store", "ls", "--json").json()["encoders"]["mae"]
+    assert "9 x 2" in abaw("store", "ls").out
+
+
+def test_a_damaged_projection_is_told_and_not_repaired(
+    tokens: FeatureStore, work: Path, abaw: Abaw, refused: Refused
+) -> None:
+    mean = work / "features" / "dino" / "projection" / "mean" / "c.0"
+    mean.write_bytes(bytes(16))
+    message = "projection of encoder 'dino' has other bytes than were kept"
+    outcome = abaw("store", "verify", "--encoder", "dino", "--repair", "--json")
+    assert outcome.code == 1
+    assert message in outcome.json()["projection_errors"]["dino"]
+    assert message in refused(1, "store", "verify", "--encoder", "dino")
+    assert message in refused(1, "store", "show", "dino")
+    assert message in refused(1, "store", "export", "--encoder", "dino", "dino.zarr.zip")
+
+
+def test_an_export_says_where_the_projection_is_lost(tokens: FeatureStore, abaw: Abaw) -> None:
+    lost = abaw("store", "export", "--encoder", "dino", "dino.npz")
+    assert "a projection that this file does not hold" in lost.err
+    assert "dino.zarr.zip holds both" in lost.err
+    assert "projection" not in abaw("store", "export", "--encoder", "dino", "dino.zarr.zip").err
+
+
+def test_heads_refuse_tokens_and_say_what_to_do(tokens: FeatureStore, refused: Refused) -> None:
+    for arguments in (["--encoder", "dino"], ["--encoder", "mae", "--fuse", "dino"]):
+        message = refused(2, "fit-heads", *arguments, "--epochs", 1)
+        assert "encoder 'dino' holds 9 tokens of 2 a frame" in message
+        assert "Name another encoder, or extract this one under another name with a pooling such as" in message
+    assert "9 tokens of 2" in refused(2, "ablate", "joint", "--encoder", "dino", "--epochs", 1, n_lines=1)

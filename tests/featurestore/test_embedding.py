@@ -8,6 +8,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featurestore import chunks
 from featurestore.embedding import Embedding
 from featurestore.errors import MissingEmbeddingsError, ShapeError, StoreError
 from featurestore.layout import FloatArray
@@ -80,6 +81,17 @@ def test_zarr_reads_the_commits_and_nan_where_nothing_is(partial: Embedding, row
     by_zarr = np.asarray(group["embedding"][:])
     assert by_zarr[:36].tobytes() == rows[:36].tobytes()
     assert np.isnan(by_zarr[36:]).all()
+
+
+def test_what_is_blank_is_written_in_pieces(
+    make_store: MakeStore, provenance: Provenance, rows: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a chunk of wide rows does not take its size in memory once more; 12 rows of 3 are blank here."""
+    monkeypatch.setattr(chunks, "_BLANK_VALUES", 7)
+    partial = fill(make_store(N_FRAMES), provenance, rows, stop=36)
+    raw = np.fromfile(path_of(partial, partial.chunks.key(2)), dtype=np.float16).reshape(CHUNK_ROWS, 3)
+    assert raw[:4].tobytes() == rows[32:36].tobytes()
+    assert np.isnan(raw[4:]).all()
 
 
 def test_describes_itself(embedding: Embedding, provenance: Provenance) -> None:

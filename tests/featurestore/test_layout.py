@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import ConfigError, ShapeError
-from featurestore.layout import ChunkLayout, default_chunk_rows, storage_dtype
+from featurestore.layout import ChunkLayout, default_chunk_rows, plan_layout, storage_dtype
+from featurestore.provenance import Provenance
+from featurestore.store import FeatureStore
 
 
 def layout(
@@ -19,7 +22,18 @@ def layout(
 
 @pytest.mark.parametrize(
     ("row_bytes", "batch_rows", "wanted"),
-    [(768 * 2, 1, 2048), (2, 1, 4096), (289 * 1536 * 2, 1, 256), (289 * 1536 * 2, 512, 512), (1024 * 2, 64, 2048)],
+    [
+        (768 * 2, 1, 2048),
+        (2, 1, 4096),
+        (1024 * 2, 64, 2048),
+        (16 * 768 * 2, 1, 256),  # 6 MB
+        (64 * 1024, 1, 256),  # 16 MiB
+        (64 * 1024 + 2, 1, 128),
+        (289 * 128 * 2, 64, 128),  # 9.5 MB
+        (289 * 1536 * 2, 1, 16),  # 14 MB
+        (289 * 1536 * 2, 64, 64),  # a batch: 57 MB
+        (1 << 30, 1, 1),
+    ],
 )
 def test_default_chunk_rows(row_bytes: int, batch_rows: int, wanted: int) -> None:
     assert default_chunk_rows(row_bytes, batch_rows) == wanted
@@ -37,6 +51,21 @@ def test_sizes_and_keys() -> None:
     assert layout(row_shape=(5, 3)).key(2) == "c.2.0.0"
     older = replace(layout(row_shape=(5, 3)), separator="/")  # as the first stores were written
     assert (older.key(2), older.commit_key(2)) == ("c/2/0/0", "c/2/0")
+
+
+@pytest.mark.parametrize(("n_frames", "row_shape"), [(1, (768,)), (4097, (8,)), (300, (9, 4096))])
+def test_what_is_planned_is_what_the_disk_takes(
+    make_store: Callable[[int], FeatureStore], provenance: Provenance, n_frames: int, row_shape: tuple[int, ...]
+) -> None:
+    store = make_store(n_frames)
+    with store.writer("au", provenance, row_shape=row_shape, batch_rows=2) as writer:
+        for task in writer.pending():
+            writer.append(task.start, np.ones((task.stop - task.start, *row_shape), dtype=np.float32))
+    planned = plan_layout(n_frames, row_shape, batch_rows=2)
+    assert planned == store.embedding("au").layout
+    metadata = sum(size for key, size in store.storage.sizes("au").items() if key.endswith("zarr.json"))
+    assert store.size_bytes("au") == planned.disk_bytes + metadata
+    assert store.storage.free_bytes() is not None
 
 
 def test_refusals() -> None:

@@ -44,6 +44,43 @@ def test_fingerprint_is_the_same_in_every_process_and_for_tuples(provenance: Pro
     assert provenance.fingerprint == "6885a6686226ea6893bbcb7859f95b32"
 
 
+def test_how_it_was_executed_is_kept_and_decides_nothing(provenance: Provenance) -> None:
+    execution = {
+        "device": "NVIDIA H200",
+        "compiled": True,
+        "channels_last": False,
+        "batch": 64,
+        "share": 0.5,
+        "x": None,
+    }
+    executed = dataclasses.replace(provenance, execution=execution)
+    back = Provenance.from_dict(json.loads(json.dumps(executed.to_dict())))
+    assert back.execution == execution
+    assert back == executed != provenance
+    assert executed.fingerprint == provenance.fingerprint
+    assert executed.differences(provenance) == ()
+    execution["batch"] = 1
+    assert executed.execution["batch"] == 64
+    for value in ([1], float("inf"), object()):
+        with pytest.raises(ConfigError, match="Execution 'k' of a provenance is a JSON scalar"):
+            dataclasses.replace(provenance, execution={"k": value})
+
+
+def test_a_projection_decides_the_numbers(provenance: Provenance) -> None:
+    projected = dataclasses.replace(provenance, projection="a" * 32)
+    assert projected.fingerprint != provenance.fingerprint
+    assert provenance.differences(projected) == ("projection",)
+    assert Provenance.from_dict(projected.to_dict()) == projected
+
+
+def test_what_the_first_stores_hold_is_read(provenance: Provenance) -> None:
+    values = provenance.to_dict()
+    del values["execution"], values["projection"]
+    assert Provenance.from_dict(values) == provenance
+    with pytest.raises(StoreError, match="'execution' as mappings"):
+        Provenance.from_dict(values | {"execution": 3})
+
+
 @pytest.mark.parametrize("value", [float("nan"), {"a": 1}, object(), [object()]])
 def test_refuses_what_json_cannot_hold(value: object) -> None:
     with pytest.raises(ConfigError, match="JSON scalar"):

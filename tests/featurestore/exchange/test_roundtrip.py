@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, EncoderMismatchError, StoreError
 from featurestore.exchange.exporting import export_vectors
 from featurestore.exchange.importing import import_vectors
 from featurestore.frames import FrameTable
 from featurestore.layout import FloatArray
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
+from featurestore.tokenprojection import TokenProjection
 
 KEYED = [
     ("au.h5", "flat"),
@@ -120,6 +122,40 @@ def _check_provenance(
     # And so the same weights are known again, under any name: an extraction would go on with them.
     assert import_vectors(target, path, encoder="other").encoder == "other"
     assert target.embedding("other").provenance.fingerprint == provenance.fingerprint
+
+
+@pytest.mark.parametrize("file", ["tokens.zarr.zip", "tokens.h5", "tokens.npz"])
+def test_a_projection_travels_in_a_store(
+    make_store: StoreMaker, provenance: Provenance, tmp_path: Path, file: str
+) -> None:
+    source, target = make_store("source"), make_store("target")
+    components = np.eye(4, 2)
+    projection = TokenProjection(mean=np.arange(4.0), components=components, explained=np.array([0.6, 0.2]))
+    with source.writer("tokens", provenance, row_shape=(3, 2), projection=projection) as writer:
+        writer.append(0, np.ones((source.n_frames, 3, 2), dtype=np.float32))
+    report = export_vectors(source, tmp_path / file, encoder="tokens")
+    assert report.lacks_projection == (not file.endswith(".zarr.zip"))
+    import_vectors(target, tmp_path / file, encoder="tokens")
+    there = target.embedding("tokens")
+    assert there.load().tobytes() == source.embedding("tokens").load().tobytes()
+    if report.lacks_projection:
+        assert there.projection is None
+        assert there.provenance.projection == (projection.digest if file.endswith(".h5") else None)
+        # Without it nothing that is computed can be put beside these rows.
+        with pytest.raises(EncoderMismatchError, match="'tokens' were made by"):
+            target.writer("tokens", provenance, row_shape=(3, 2), projection=replace(projection, mean=np.zeros(4)))
+        return
+    assert there.projection is not None
+    assert there.projection.digest == projection.digest
+    damaged = Path(source.location) / "tokens" / "projection" / "mean" / "c.0"
+    damaged.write_bytes(bytes(16))
+    for refused in (
+        lambda: export_vectors(source, tmp_path / file, encoder="tokens", force=True),
+        lambda: import_vectors(target, Path(source.location), encoder="other"),
+    ):
+        with pytest.raises(StoreError, match="'tokens' has other bytes than were kept"):
+            refused()
+    assert target.names() == ("tokens",)
 
 
 @pytest.mark.parametrize("file", ["au.npz", "au.npy", "au.pkl"])

@@ -1,13 +1,15 @@
 """What every place that holds a store promises: one contract, over all that can be written."""
 
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from featurestore.errors import StoreError
+from featurestore.errors import ConfigError, StoreError
 from featurestore.storage.base import Storage
+from featurestore.storage.local import LocalStorage
 
 MakeStorage = Callable[[str], Storage]
 
@@ -106,5 +108,19 @@ def test_keys_stay_inside(storage: Storage, key: str) -> None:
 
 def test_travels_to_another_process(storage: Storage) -> None:
     storage.write("a", [b"x"])
-    if storage.location != "memory":
+    if storage.location == "memory":
+        with pytest.raises(ConfigError, match=r"stays in the process that made it \(memory\).*store in a folder"):
+            pickle.dumps(storage)
+    else:
         assert pickle.loads(pickle.dumps(storage)).read("a") == b"x"
+
+
+def test_says_how_much_room_there_is(storage: Storage) -> None:
+    if isinstance(storage, LocalStorage):  # of a folder that is not there yet
+        free = storage.free_bytes()
+        assert free is not None
+        assert free == pytest.approx(
+            os.statvfs(storage.root.parent).f_bavail * os.statvfs(storage.root.parent).f_frsize, rel=0.05
+        )
+    else:
+        assert storage.free_bytes() is None
