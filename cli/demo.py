@@ -15,7 +15,8 @@ from rich.table import Table
 
 from extractor.encoders.folder import load_encoder
 from extractor.encoders.spec import EncoderSpec
-from extractor.extraction.extract import ExtractConfig, extract
+from extractor.extraction.config import ExtractConfig
+from extractor.extraction.extract import extract
 from extractor.pixels.augment import GENTLE
 from extractor.synth.dataset import SynthConfig, dataset_paths, is_written, write_dataset
 from extractor.synth.sheet import write_sheet
@@ -39,7 +40,7 @@ from heads.tabulate import prediction_table
 from heads.tasks import PARTS, TASKS
 
 from .console import progress_bar, stdout
-from .encoder_commands import step_bar
+from .training_commands import step_bar
 from .workspace import CONFIG_FILE, Workspace, WorkspaceConfig, create_workspace, open_workspace
 
 VIT: Final = EncoderSpec(

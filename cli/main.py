@@ -15,7 +15,16 @@ from typer.core import TyperGroup
 from featurestore.atomic import says_no_space
 from featurestore.errors import AbawError, ConfigError, UnknownNameError
 
-from . import data_commands, demo_commands, encoder_commands, exchange_commands, head_commands, store_commands
+from . import (
+    data_commands,
+    demo_commands,
+    encoders_command,
+    exchange_commands,
+    extract_command,
+    head_commands,
+    store_commands,
+    training_commands,
+)
 from .options import ENCODER_PANEL
 
 
@@ -80,7 +89,9 @@ def main(
 
 demo_commands.register(app)
 data_commands.register(app)
-encoder_commands.register(app)
+training_commands.register(app)
+extract_command.register(app)
 head_commands.register(app)
 exchange_commands.register(store_commands.app)
+app.add_typer(encoders_command.app, name="encoders", rich_help_panel=ENCODER_PANEL)
 app.add_typer(store_commands.app, name="store", rich_help_panel=ENCODER_PANEL)

@@ -1,4 +1,4 @@
-"""`abaw pretrain`, `finetune`, `extract`: everything that sees pixels."""
+"""`abaw pretrain` and `abaw finetune`: where encoders are made."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +21,9 @@ from .options import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from extractor.encoders.encoder import Encoder
     from extractor.encoders.spec import EncoderSpec
-    from extractor.extraction.extract import ExtractReport
     from extractor.training.workbench import TrainedEncoder
     from featurestore.store import FeatureStore
-    from featurestore.writer import Share
-
-    from .workspace import Workspace
 
 Model = TypeVar("Model", bound="BaseModel")
 
@@ -37,7 +32,7 @@ _HERE = Path()
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (pretrain, finetune, extract):
+    for command in (pretrain, finetune):
         app.command(rich_help_panel=ENCODER_PANEL)(command)
 
 
@@ -182,85 +177,6 @@ def finetune(
     report_training(made, store, json_=json_)
 
 
-def extract(
-    *,
-    encoder: Annotated[str, typer.Option(help="Encoders, such as au or mae,au,v: all in one pass over the frames.")],
-    batch: Annotated[int, typer.Option(min=1, help="Frames a forward pass; a power of two.")] = 64,
-    stored: Annotated[str, typer.Option(help="Type of the stored numbers: float16 or float32.")] = "float16",
-    on_error: Annotated[str, typer.Option(help="Unreadable frames: mask (list them, go on) or stop.")] = "mask",
-    retry_unreadable: Annotated[
-        bool, typer.Option("--retry-unreadable", help="Compute again where masked frames can be found now.")
-    ] = False,
-    share: Annotated[
-        str, typer.Option(help="This process's share, such as 2/8: run 1/8 to 8/8 side by side, on any machines.")
-    ] = "1/1",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be computed.")] = False,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    workers: WorkersOption = None,
-    json_: JsonOption = False,
-    workspace: WorkspaceOption = _HERE,
-) -> None:
-    """Run encoders over every frame once and keep the embeddings; a second call computes nothing.
-
-    An encoder whose weights have changed since is refused; as au@2 the new ones are kept beside the old ones.
-
-    For example: abaw extract --encoder mae,au,expr,v,a
-    """
-    from extractor.encoders.folder import load_encoder
-    from extractor.extraction.extract import ExtractConfig, plan
-    from extractor.extraction.extract import extract as run
-    from featurestore.errors import ConfigError, unknown_name
-    from heads.tasks import parse_names
-
-    from .console import print_json, progress_bar, say, tell_unreadable
-    from .packing import tell_not_packed
-    from .workspace import open_workspace
-
-    if on_error not in ("mask", "stop"):
-        raise unknown_name("way to meet unreadable frames", on_error, ("mask", "stop"))
-    names = parse_names(encoder)
-    if not names:
-        raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
-    config = ExtractConfig(
-        device=device,
-        precision=precision,
-        batch=batch,
-        n_workers=workers,
-        stored=stored,
-        stop_on_error=on_error == "stop",
-        retry_unreadable=retry_unreadable,
-        share=_parse_share(share),
-    )
-    opened = open_workspace(workspace)
-    store = opened.open_store()
-    in_store = [_store_name(name) for name in names]
-    if len(set(in_store)) < len(in_store):
-        raise ConfigError(
-            f"--encoder {encoder} names one encoder twice in the store: {', '.join(in_store)}. Name each once."
-        )
-    encoders = {_store_name(name): load_encoder(_find_version(opened, name)) for name in names}
-    if dry_run:
-        _tell_plan(store, encoders, plan(store, encoders, config), stored, json_=json_)
-        return
-    with progress_bar(f"extract {','.join(encoders)}", "frames") as update:
-
-        def on_progress(done: int, total: int, failed: int) -> None:
-            update(done, total, f"{failed} unreadable" if failed else "")
-
-        report = run(store, encoders, opened.images(), config, on_progress=on_progress)
-    tell_unreadable(
-        report.failures, store.frames.data["path"].to_list(), consequence="their rows hold NaN and are masked"
-    )
-    if retry_unreadable:
-        tell_not_packed(opened, report.failures)
-    if json_:
-        print_json(_extract_summary(report, store))
-    else:
-        _tell_extraction(report, store)
-        say(f"store: {store.location}")
-
-
 def checked(model: "type[Model]", **values: object) -> "Model":
     """Make a configuration from option values; mistakes are usage errors, all reported at once."""
     from pydantic import ValidationError
@@ -318,76 +234,3 @@ def _vit_spec(
     named = {"img_size": size, "patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads}
     arguments = {key: value for key, value in named.items() if value is not None}
     return checked(EncoderSpec, architecture=arch, arguments=arguments, input_px=size or 224)
-
-
-def _store_name(name: str) -> str:
-    """An encoder given as a path is stored under its folder's name."""
-    return Path(name).name
-
-
-def _find_version(opened: "Workspace", name: str) -> Path:
-    """The folder of an encoder; of ``au@2``, if there is none of that name, the folder of ``au`` as it is now."""
-    from featurestore.errors import UnknownNameError
-
-    try:
-        return opened.find_encoder(name)
-    except UnknownNameError:
-        base, _, version = name.rpartition("@")
-        if not base or not version.isdecimal():
-            raise
-        return opened.find_encoder(base)
-
-
-def _parse_share(text: str) -> "Share":
-    from featurestore.errors import ConfigError
-    from featurestore.writer import Share
-
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal()):
-        raise ConfigError(f"--share is one of 1/N to N/N, such as 2/8, not {text!r}. Give such a share.")
-    return Share(int(number), int(of))
-
-
-def _tell_plan(
-    store: "FeatureStore", encoders: "dict[str, Encoder]", missing: dict[str, int], stored: str, *, json_: bool
-) -> None:
-    from .console import print_json, stdout
-
-    n_frames = store.n_frames
-    if json_:
-        print_json({"n_frames": n_frames, "to_compute": missing})
-        return
-    for name, encoder in encoders.items():
-        size_mb = n_frames * encoder.dim * (2 if stored == "float16" else 4) / 1e6
-        stdout.print(
-            f"{name}: {missing[name]:,} of {n_frames:,} rows x {encoder.dim} to compute, {size_mb:,.1f} MB in all"
-        )
-
-
-def _extract_summary(report: "ExtractReport", store: "FeatureStore") -> dict[str, object]:
-    paths = store.frames.data["path"]
-    return {
-        "computed": report.computed,
-        "reused": report.reused,
-        "left": report.left,
-        "unreadable": len(report.failures),
-        "failures": {paths[row]: reason for row, reason in sorted(report.failures.items())},
-        "frames_per_second": report.frames_per_second,
-        "seconds": report.seconds,
-        "device_busy": report.busy_s / report.seconds,
-    }
-
-
-def _tell_extraction(report: "ExtractReport", store: "FeatureStore") -> None:
-    from .console import stdout
-
-    for name, computed in report.computed.items():
-        dim = store.embedding(name).dim
-        left = f", {report.left[name]:,} are other shares'" if report.left[name] else ""
-        stdout.print(f"{name}: {computed:,} rows x {dim} computed, {report.reused[name]:,} were there{left}")
-    if report.n_frames:
-        busy = 100 * report.busy_s / report.seconds
-        stdout.print(
-            f"{report.n_frames:,} frames decoded once in {report.seconds:.1f} s: "
-            f"{report.frames_per_second:,.0f} frames/s, the models busy {busy:.0f} % of it"
-        )

@@ -8,10 +8,12 @@
     store = "features"                                  # a folder, or a URL such as s3://bucket/features
     cache = "/scratch/abaw"                             # optional: copies of what is read from a URL
     encoders = "encoders"
+    weights = "weights"                                 # files of weights, such as mae_pretrain_vit_base.pth
     runs = "runs"
 
-    [encoder_folders]                                   # optional: encoders that live elsewhere
+    [encoder_folders]                                   # optional: encoders, or files of weights, that live elsewhere
     mae_base = "/models/mae_base"
+    arcface = "/models/ms1mv3_arcface_r100_fp16.pth"
 
 Relative paths start at the workspace.
 """
@@ -40,6 +42,7 @@ from featurestore.storage.opening import is_url
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
+    from extractor.encoders.preparing import Prepared
     from featurestore.images.imagesource import ImageSource
 
 CONFIG_FILE: Final = "abaw.toml"
@@ -58,6 +61,7 @@ class WorkspaceConfig(BaseModel):
     store: str = "features"
     cache: Path | None = None
     encoders: Path = Path("encoders")
+    weights: Path = Path("weights")
     runs: Path = Path("runs")
     encoder_folders: dict[str, Path] = Field(default_factory=dict)
 
@@ -92,11 +96,18 @@ class Workspace:
 
         return open_images(self.config.frames if self.config.pack is None else self.config.pack)
 
-    def find_encoder(self, name: str) -> Path:
-        """The folder of an encoder: one of the workspace's, one of `abaw.toml`'s, or a path."""
-        from extractor.encoders.finding import find_encoder  # torch: seconds to import
+    def prepare_encoder(self, name: str, *, allow_partial: bool = False) -> "Prepared":
+        """The folder of an encoder: one of the workspace's or of `abaw.toml`'s, or made of a preset or of weights."""
+        from extractor.encoders.preparing import prepare_encoder
 
-        return find_encoder(name, self.config.encoders, self.config.encoder_folders)
+        places = self.config
+        return prepare_encoder(
+            name, places.encoders, weights=places.weights, table=places.encoder_folders, allow_partial=allow_partial
+        )
+
+    def find_encoder(self, name: str) -> Path:
+        """The folder of an encoder, see `prepare_encoder`."""
+        return self.prepare_encoder(name).folder
 
     def find_run(self, name: str) -> Path:
         """The folder of a run: one of the workspace's by name, or a path.
@@ -223,7 +234,7 @@ def _absolute(config: WorkspaceConfig, root: Path) -> WorkspaceConfig:
     def resolve(path: Path | None) -> Path | None:
         return None if path is None else (root / path.expanduser()).resolve()
 
-    paths = ("frames", "pack", "train", "val", "test", "cache", "encoders", "runs")
+    paths = ("frames", "pack", "train", "val", "test", "cache", "encoders", "weights", "runs")
     folders = {name: resolve(path) for name, path in config.encoder_folders.items()}
     store = config.store if is_url(config.store) else str(resolve(Path(config.store)))
     return config.model_copy(

@@ -1,63 +1,65 @@
-"""An encoder: a timm model without its classifier, and everything that fixes what it computes.
+"""An encoder: a backbone, how its input is prepared, and what is read from it."""
 
-Pooling (ViT names): ``fc_norm`` averages the patch tokens and then applies LayerNorm, as MAE's fine-tuning does
-(He et al., 2022, "Masked Autoencoders Are Scalable Vision Learners"; also the ABAW7 winner's encoder); ``mean``
-averages normalised patch tokens; ``cls`` takes the class token. ``default`` is whatever the architecture does.
-"""
-
+import copy
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Sequence
+from functools import cached_property
 
-import timm
 import torch
 import xxhash
 from torch import Tensor, nn
 
-from featurestore.errors import ConfigError, unknown_name
-
+from .architectures import build_backbone, embedding_dim
+from .reading import read, row_shape
+from .readout import Readout
 from .spec import EncoderSpec
-
-_POOLING_ARGUMENTS: Final[Mapping[str, Mapping[str, str | bool]]] = {
-    "fc_norm": {"global_pool": "avg", "fc_norm": True},
-    "mean": {"global_pool": "avg", "fc_norm": False},
-    "cls": {"global_pool": "token"},
-    "default": {},
-}
 
 
 class Encoder(nn.Module):
-    """A timm model without classifier, and its spec.
+    """A backbone without classifier (or with one whose scores are kept), its spec, and a readout.
 
     Parameters
     ----------
     spec
-        What to build. The weights are random until they are loaded.
+        What to build, and how frames are prepared.
+    backbone
+        The model, if there is one already; else it is built, with random weights until they are loaded.
+    readout
+        What is read from it; None for the spec's own pooling at the model's end.
 
     Raises
     ------
     UnknownNameError
-        If timm knows no such architecture.
+        If there is no such architecture.
     ConfigError
-        If timm refuses the arguments.
+        If it refuses the arguments.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: EncoderSpec, backbone: nn.Module | None = None, readout: Readout | None = None) -> None:
         super().__init__()
         self.spec = spec
-        if not timm.is_model(spec.architecture):
-            raise unknown_name("timm architecture", spec.architecture, timm.list_models())
-        arguments: dict[str, Any] = {**_POOLING_ARGUMENTS[spec.pooling], **spec.arguments}
-        try:
-            self.backbone: nn.Module = timm.create_model(spec.architecture, num_classes=0, **arguments)
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            raise ConfigError(
-                f"timm cannot build {spec.architecture!r} with {arguments}: {error}. "
-                "Change the encoder's pooling or arguments."
-            ) from error
-        # Some families widen the features once more before the classifier, and that is what they put out.
-        widest = "head_hidden_size" if hasattr(self.backbone, "head_hidden_size") else "num_features"
-        self.dim = int(getattr(self.backbone, widest))
+        self.backbone: nn.Module = build_backbone(spec) if backbone is None else backbone
+        self.readout = Readout(pooling=spec.pooling) if readout is None else readout
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.row_shape[-1]
+
+    @cached_property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one frame's embedding: (dim,) or (n_tokens, dim), before principal components are taken."""
+        told = row_shape(self.backbone, self.readout)
+        if told is not None:
+            return told
+        n_features = embedding_dim(self.backbone)
+        if n_features is not None and self.readout.layer is None and self.readout.pooling == "default":
+            return (n_features + self.spec.n_scores,)
+        with torch.inference_mode():  # what else it puts out is best asked of itself
+            parameter = next(self.backbone.parameters(), torch.empty(0))
+            side = self.spec.input_px
+            black = torch.zeros(1, 3, side, side, dtype=parameter.dtype, device=parameter.device)
+            return tuple(self.forward(black).shape[1:])
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of normalised images.
@@ -68,10 +70,18 @@ class Encoder(nn.Module):
 
         Returns
         -------
-        shape (n, dim)
+        shape (n, *row_shape)
         """
-        embedding: Tensor = self.backbone(images)  # (n, dim)
-        return embedding
+        return self.read(images, [self.readout])[0]
+
+    def read(self, images: Tensor, readouts: Sequence[Readout]) -> list[Tensor]:
+        """Several readouts from one pass, see `reading.read`."""
+        return read(self.backbone, images, readouts)
+
+    def with_readout(self, readout: Readout) -> "Encoder":
+        """The same backbone, not a copy of it, with another readout; an extraction runs the two as one."""
+        twin = Encoder(self.spec, self.backbone, readout)
+        return twin.train(self.training)
 
 
 def weights_digest(encoder: Encoder) -> str:
@@ -79,10 +89,18 @@ def weights_digest(encoder: Encoder) -> str:
 
     Returns
     -------
-    xxh3-128, 32 hex digits.
+    xxh3-128, 32 hex digits; of an ONNX model the digest of its file.
     """
+    own: object = getattr(encoder.backbone, "digest", None)
+    if isinstance(own, str):
+        return own
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(encoder.backbone.state_dict().items()):
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def on_device(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """A copy of the encoder there and in that precision, in eval mode; the caller keeps its own."""
+    return copy.deepcopy(encoder).to(device=device, dtype=dtype).eval()

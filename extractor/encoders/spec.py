@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
-Pooling = Literal["fc_norm", "mean", "cls", "default"]
+Pooling = Literal["fc_norm", "mean", "cls", "cls+mean", "tokens", "default"]
 
 
 class EncoderSpec(BaseModel):
@@ -16,7 +16,7 @@ class EncoderSpec(BaseModel):
     Attributes
     ----------
     architecture
-        A timm model name.
+        A timm model name, one of abaw's own (`iresnet50`, `iresnet100`, `mobilefacenet`), or ``onnx``.
     arguments
         Further arguments of `timm.create_model`, such as ``img_size``, ``depth``.
     input_px
@@ -25,6 +25,10 @@ class EncoderSpec(BaseModel):
         Per RGB channel, for pixels in [0, 1].
     pooling
         How tokens become one embedding (see the module's text).
+    n_scores
+        Outputs of the classifier that is kept: the embedding is the features and behind them these scores.
+    licence
+        Of the weights, as their authors name it; None if nobody said.
     origin
         How the weights came to be: kind, parent, task, options, score of each epoch.
     """
@@ -39,6 +43,8 @@ class EncoderSpec(BaseModel):
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     pooling: Pooling = "fc_norm"
+    n_scores: int = Field(default=0, ge=0)
+    licence: str | None = None
     origin: dict[str, JsonValue] = Field(default_factory=dict)
 
     def described(self) -> str:

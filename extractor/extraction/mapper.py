@@ -1,182 +1,134 @@
-"""The middle step of an extraction: a decoded block of frames through one or several encoders."""
+"""The middle step of an extraction: decoded frames through a backbone, to the embeddings that are read from it."""
 
-import copy
-import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from time import perf_counter
-from typing import Final
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractor.encoders.encoder import Encoder, weights_digest
-from extractor.pixels.preprocess import assemble, normalise, upload
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.readout import Readout
+from extractor.pixels.preprocess import model_input, upload
 from extractor.pixels.reader import DecodedFrames
-from extractor.precision import DTYPES, Precision
-from extractor.versions import versions
-from featurestore.provenance import Provenance
-from featurestore.store import FeatureStore
-from featurestore.writer import WHOLE, ChunkTask, EmbeddingWriter, Share
+from extractor.pixels.stages import StageTimes
+from extractor.precision import DTYPES
+from featurestore.errors import DeviceMemoryError
 
-_MOST_EVENTS: Final = 256
+from .clock import DeviceClock
+from .execution import Execution
+from .outputs import Output
 
 
-class DeviceClock:
-    """Adds up the time that the device spends between `start` and `stop`.
+class Mapped(NamedTuple):
+    """Embeddings of consecutive rows, for the sink.
 
-    Parameters
+    Attributes
     ----------
-    device
-        On a GPU events in its stream are used, which do not hold up the program.
+    output
+        What they are of.
+    start
+        First table row.
+    embeddings : shape (n, dim) or (n, n_tokens, dim), on the device
+    failures
+        Table row -> reason, for rows that could not be read; their embeddings are meaningless.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._total_s = 0.0
-        self._started_at = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Time what is inside."""
-        if self._device.type != "cuda":
-            started_at = perf_counter()
-            yield
-            self._total_s += perf_counter() - started_at
-            return
-        stream = torch.cuda.current_stream(self._device)
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        start.record(stream)
-        yield
-        stop.record(stream)
-        self._events.append((start, stop))
-        if len(self._events) > _MOST_EVENTS:
-            self._add_up(_MOST_EVENTS // 2)
-
-    def seconds(self) -> float:
-        """Time so far; waits for the device."""
-        self._add_up(len(self._events))
-        return self._total_s
-
-    def _add_up(self, n: int) -> None:
-        """Take the oldest n pairs into the total, so that their number stays bounded."""
-        for start, stop in self._events[:n]:
-            stop.synchronize()
-            self._total_s += start.elapsed_time(stop) / 1000
-        del self._events[:n]
+    output: Output
+    start: int
+    embeddings: Tensor
+    failures: Mapping[int, str]
 
 
 @dataclass(slots=True)
 class Mapper:
-    """One encoder on its device, and what is still to be computed with it.
+    """One backbone on its device, and everything that is read from it in a pass.
 
     Attributes
     ----------
-    name, encoder, writer
-        The encoder under its name in the store.
-    device, precision
+    encoder
+        On its device, in its precision.
+    device, execution
         Where and how it runs.
-    starts
-        First rows of the batches to compute.
-    n_pending
-        Rows to compute.
-    n_left
-        Rows that are not there either, and other workers' share.
+    outputs
+        What is read; they share the batch.
+    n_forward
+        Frames that go through the model at once: the batch, or less since memory ran out.
     """
 
-    name: str
     encoder: Encoder
-    writer: EmbeddingWriter
     device: torch.device
-    precision: Precision
-    starts: frozenset[int]
-    n_pending: int
-    n_left: int
+    execution: Execution
+    outputs: Sequence[Output]
+    n_forward: int = field(init=False)
     clock: DeviceClock = field(init=False)
+    _read: Callable[[Tensor, Sequence[Readout]], list[Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = DeviceClock(self.device)
+        self.n_forward = self.batch
+        read = self.encoder.read
+        self._read = torch.compile(read, dynamic=False) if self.execution.compiled else read
 
     @property
     def batch(self) -> int:
-        """Frames a forward pass, as recorded in the store."""
-        return self.writer.batch_rows
+        """Frames of a batch, as recorded in the store."""
+        return self.execution.batch
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Embeddings (n, dim) of normalised float32 images (n, 3, side, side), left on the device."""
+    @property
+    def starts(self) -> frozenset[int]:
+        """First rows of the batches that at least one output needs."""
+        return frozenset().union(*(output.starts for output in self.outputs))
+
+    def __call__(self, images: Tensor, readouts: Sequence[Readout]) -> list[Tensor]:
+        """What is read from normalised float32 images (n, 3, side, side), left on the device.
+
+        A compiled model is always asked for everything: other questions would be other programs, of other last bits.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the memory does not even do for one frame.
+        """
+        if self.execution.compiled:
+            everything = [output.readout for output in self.outputs]
+            read = self._forward(images, everything)
+            return [read[everything.index(readout)] for readout in readouts]
+        return self._forward(images, readouts)
+
+    def _forward(self, images: Tensor, readouts: Sequence[Readout]) -> list[Tensor]:
+        images = images.to(DTYPES[self.execution.precision])
+        if self.execution.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), self.clock.running():
-            embeddings: Tensor = self.encoder(images.to(DTYPES[self.precision]))
-        return embeddings
+            while True:
+                try:
+                    parts = [self._read(part, readouts) for part in torch.split(images, self.n_forward)]
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if self.n_forward == 1:
+                        raise DeviceMemoryError(
+                            f"There is no memory left on {self.device} for one frame of "
+                            f"{self.encoder.spec.described()} at {self.encoder.spec.input_px} px. "
+                            "Free some, or choose a smaller encoder."
+                        ) from error
+                else:
+                    return parts[0] if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
+                # Outside the handler, whose traceback would keep the tensors alive.
+                self.n_forward //= 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
 
 
-@contextmanager
-def open_mapper(
-    store: FeatureStore,
-    name: str,
-    encoder: Encoder,
-    stored: str,
-    batch: int,
-    precision: Precision,
-    device: torch.device,
-    share: Share = WHOLE,
-) -> Iterator[Mapper]:
-    """Open an encoder's place in the store and put a copy of the encoder on its device, in its precision.
-
-    Parameters
-    ----------
-    store, name
-        Where its embeddings go.
-    encoder
-        Left as it is; a copy is moved and converted.
-    stored
-        Element type in the store.
-    batch
-        Frames a forward pass, if the encoder is new to the store.
-    precision, device
-        How and where it runs.
-    share
-        The chunks to compute.
-
-    Raises
-    ------
-    EncoderMismatchError
-        If the name belongs to other weights, preprocessing or precision.
-    """
-    provenance = describe(encoder, precision)
-    encoder = copy.deepcopy(encoder).to(device=device, dtype=DTYPES[precision]).eval()  # the caller keeps its own
-    opened = store.writer(name, provenance, row_shape=(encoder.dim,), dtype=np.dtype(stored), batch_rows=batch)
-    with opened as writer:
-        tasks = writer.pending(share)
-        n_pending = _n_rows(tasks)
-        starts = frozenset(start for task in tasks for start in range(task.start, task.stop, writer.batch_rows))
-        n_left = 0 if share == WHOLE else _n_rows(writer.pending()) - n_pending
-        yield Mapper(name, encoder, writer, device, precision, starts, n_pending, n_left)
-
-
-def _n_rows(tasks: Sequence[ChunkTask]) -> int:
-    return sum(task.stop - task.start for task in tasks)
-
-
-def describe(encoder: Encoder, precision: Precision) -> Provenance:
-    """What the store remembers of an encoder."""
-    spec = encoder.spec
-    parent = spec.origin.get("parent")
-    return Provenance(
-        architecture=spec.described(),
-        weights=weights_digest(encoder),
-        preprocessing=spec.preprocessing(),
-        pooling=spec.pooling,
-        precision=precision,
-        parent=parent if isinstance(parent, str) else None,
-        versions=versions() | {"zarr": importlib.metadata.version("zarr")},
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in this process."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
 
 
 def pending_blocks(mappers: Sequence[Mapper], block: int, n_frames: int) -> list[NDArray[np.int64]]:
@@ -195,9 +147,7 @@ def pending_blocks(mappers: Sequence[Mapper], block: int, n_frames: int) -> list
     return [np.arange(first, min(first + block, n_frames), dtype=np.int64) for first in firsts]
 
 
-def map_block(
-    mappers: Sequence[Mapper], frames: DecodedFrames, block: int
-) -> Iterator[tuple[Mapper, int, Tensor, Mapping[int, str]]]:
+def map_block(mappers: Sequence[Mapper], frames: DecodedFrames, block: int, stages: StageTimes) -> Iterator[Mapped]:
     """Run every encoder that needs this block.
 
     Parameters
@@ -208,29 +158,50 @@ def map_block(
         A decoded block; the last of the table may be shorter than `block`.
     block
         Frames that a forward pass's input is padded to.
-
-    Yields
-    ------
-    Mapper, first table row, embeddings (n, dim) on the device, and table row -> reason for rows among these that
-    could not be read (their embeddings are meaningless).
+    stages
+        Where the time goes: ``upload`` (to the device, resized and normalised) and ``forward``; on a GPU the time to
+        ask for it.
     """
     first = int(frames.rows[0])
     stop = first + len(frames.rows)
     failures = {first + position: reason for position, reason in frames.failures.items()}
-    groups = upload(frames, mappers[0].device)
+    with stages.timed("upload"):
+        groups = upload(frames, mappers[0].device)
     inputs: dict[str, Tensor] = {}  # encoders with one preprocessing share it
     for mapper in mappers:
-        starts = [start for start in range(first, stop, mapper.batch) if start in mapper.starts]
-        if not starts:
-            continue
-        spec = mapper.encoder.spec
-        key = repr(spec.preprocessing())
-        if key not in inputs:
-            with mapper.clock.running():
-                images = assemble(groups, spec, n=block, device=mapper.device)
-                inputs[key] = normalise(images, spec)
-        for start in starts:
+        for start in range(first, stop, mapper.batch):
+            needed = [output for output in mapper.outputs if start in output.starts]
+            if not needed:
+                continue
+            spec = mapper.encoder.spec
+            key = repr(spec.preprocessing())
+            if key not in inputs:
+                with stages.timed("upload"), mapper.clock.running():
+                    inputs[key] = model_input(groups, spec, n=block, device=mapper.device)
             n_rows = min(mapper.batch, stop - start)
-            embeddings = mapper(inputs[key][start - first : start - first + mapper.batch])[:n_rows]
+            at = start - first
+            computed, position = _distinct(range(at, at + n_rows), frames.same_as, mapper.batch)
+            images = inputs[key][at : at + mapper.batch] if position is None else inputs[key][computed]
             bad = {row: failures[row] for row in range(start, start + n_rows) if row in failures}
-            yield mapper, start, embeddings, bad
+            with stages.timed("forward"):
+                reads = mapper(images, [output.readout for output in needed])
+            for output, read in zip(needed, reads, strict=True):
+                embeddings = read[:n_rows] if position is None else read[position]
+                if output.projector is not None:
+                    embeddings = output.projector(embeddings)
+                yield Mapped(output, start, embeddings, bad)
+
+
+def _distinct(positions: range, same_as: Mapping[int, int], batch: int) -> tuple[list[int], NDArray[np.int64] | None]:
+    """Which positions of a block a batch computes, and where among these each of the batch's frames is.
+
+    Without duplicates the whole batch is computed as it stands (None). With some, each image is computed once, and
+    their number is rounded up to a power of two, by the first again: few shapes, and the same for the same frames.
+    """
+    if not any(position in same_as for position in positions):
+        return list(positions), None
+    order: dict[int, int] = {}  # by first appearance in this batch, wherever in the block the image itself stands
+    where = [order.setdefault(same_as.get(position, position), len(order)) for position in positions]
+    distinct = list(order)
+    size = min(batch, 1 << (len(distinct) - 1).bit_length())
+    return distinct + distinct[:1] * (size - len(distinct)), np.array(where, dtype=np.int64)

@@ -5,20 +5,9 @@ import timm
 import torch
 
 from extractor.encoders.encoder import Encoder, weights_digest
-from extractor.encoders.finding import find_encoder
-from extractor.encoders.folder import load_encoder, read_spec, save_encoder
+from extractor.encoders.folder import load_encoder, save_encoder
 from extractor.encoders.spec import EncoderSpec
-from featurestore.errors import ConfigError, MissingFileError, StoreError, UnknownNameError
-
-
-def test_a_saved_encoder_loads_to_the_same_outputs(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    save_encoder(tmp_path / "e", tiny_encoder, tiny_encoder.spec)
-    loaded = load_encoder(tmp_path / "e")
-    images = torch.randn(3, 3, 32, 32)
-    with torch.inference_mode():
-        assert torch.equal(loaded(images), tiny_encoder(images))
-    assert loaded.spec == tiny_encoder.spec
-    assert not loaded.training
+from featurestore.errors import ConfigError, UnknownNameError
 
 
 def test_fc_norm_pooling_is_the_mean_of_patch_tokens_then_layer_norm(tiny_encoder: Encoder) -> None:
@@ -56,48 +45,11 @@ def test_digest_follows_every_weight_and_nothing_else(tiny_encoder: Encoder, tmp
     assert weights_digest(tiny_encoder) != before
 
 
-def test_weights_of_another_architecture_are_refused(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    deeper = tiny_encoder.spec.model_copy(update={"arguments": {**tiny_encoder.spec.arguments, "depth": 3}})
-    save_encoder(tmp_path / "e", tiny_encoder, deeper)
-    with pytest.raises(StoreError, match=r"(?s)not a whole vit_tiny_patch16_224.*blocks\.2"):
-        load_encoder(tmp_path / "e")
-
-
-def test_damaged_and_missing_files(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    folder = tmp_path / "e"
-    save_encoder(folder, tiny_encoder, tiny_encoder.spec)
-    weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StoreError, match="Nothing was loaded"):
-        load_encoder(folder)
-    weights.unlink()
-    with pytest.raises(MissingFileError, match=r"has no model\.safetensors"):
-        load_encoder(folder)
-    (folder / "encoder.json").write_text('{"architecture": "vit", "input_px": 0, "surprise": 1}')
-    with pytest.raises(StoreError, match=r"(?s)input_px.*surprise"):
-        read_spec(folder)
-
-
 def test_unknown_architecture_and_impossible_arguments(tiny_spec: EncoderSpec) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'vit_tiny_patch16_224'"):
         Encoder(tiny_spec.model_copy(update={"architecture": "vit_tiny_patch16_22"}))
     with pytest.raises(ConfigError, match="timm cannot build"):
         Encoder(tiny_spec.model_copy(update={"arguments": {"no_such": 1}}))
-
-
-def test_encoders_are_found_by_name_table_and_path(tiny_encoder: Encoder, tmp_path: Path) -> None:
-    own, elsewhere = tmp_path / "encoders", tmp_path / "models" / "base"
-    save_encoder(own / "au", tiny_encoder, tiny_encoder.spec)
-    save_encoder(own / ".hidden", tiny_encoder, tiny_encoder.spec)
-    save_encoder(elsewhere, tiny_encoder, tiny_encoder.spec)
-    assert find_encoder("au", own) == own / "au"
-    assert find_encoder("base", own, {"base": elsewhere}) == elsewhere
-    assert find_encoder(str(elsewhere), own) == elsewhere
-    with pytest.raises(ConfigError, match="'au' is in two places"):
-        find_encoder("au", own, {"au": elsewhere})
-    with pytest.raises(UnknownNameError, match=r"no encoder 'aus'\. Did you mean 'au'\? Known: au, base\. Make one"):
-        find_encoder("aus", own, {"base": elsewhere})
 
 
 @pytest.mark.parametrize(

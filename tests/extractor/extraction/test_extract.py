@@ -15,7 +15,8 @@ import torch
 from extractor.encoders.encoder import Encoder
 from extractor.encoders.folder import save_encoder
 from extractor.encoders.spec import EncoderSpec
-from extractor.extraction.extract import ExtractConfig, extract
+from extractor.extraction.config import ExtractConfig
+from extractor.extraction.extract import extract
 from extractor.pixels.preprocess import normalise, resize
 from extractor.pixels.reader import decode_image
 from featurestore.errors import ConfigError, EncoderMismatchError, FrameMismatchError, ImageError, StoreError
@@ -240,13 +241,14 @@ def test_a_pack_of_other_frames_changes_nothing(
 EXTRACT_SLOWLY = """
 import sys, time
 from pathlib import Path
-import featurestore.store
+import featurestore.layout
 from extractor.encoders.folder import load_encoder
-from extractor.extraction.extract import ExtractConfig, extract
+from extractor.extraction.config import ExtractConfig
+from extractor.extraction.extract import extract
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 
-featurestore.store.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several
+featurestore.layout.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several
 store, encoder, images = map(Path, sys.argv[1:4])
 extract(
     FeatureStore.open(store), {"e": load_encoder(encoder)}, ImageFolder(images), ExtractConfig(batch=16, device="cpu"),
@@ -265,7 +267,7 @@ def test_a_killed_extraction_resumes_to_the_same_bits(
     def run(store: Path, *, kill_at_frame: int | None = None) -> int:
         """How many frames it set out to compute."""
         command = [sys.executable, str(script), str(store), str(tmp_path / "encoder"), str(image_root)]
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
         assert process.stdout is not None
         total = 0

@@ -1,0 +1,298 @@
+"""From a name to an encoder folder of the workspace: weights are adopted once, and found ready ever after.
+
+encoders/mae/encoder.json, model.safetensors     whole, or not there
+encoders/.mae.adding-x7/                         while it is made; it appears under its name by one rename
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import JsonValue
+
+from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
+from featurestore.provenance import file_digest
+
+from .finding import (
+    Folder,
+    Found,
+    PresetFound,
+    TimmModel,
+    WeightsFile,
+    candidate_weights,
+    find_encoder,
+    local_name,
+)
+from .presets import Preset, find_preset
+from .spec import EncoderSpec
+from .specfile import SPEC_FILE, read_spec
+
+if TYPE_CHECKING:
+    from .adopting import Adopted
+    from .matching import MatchReport
+
+ADOPTED: Final = "adopted"  # what an adopted encoder's origin says of its kind
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An encoder folder that is ready to be loaded.
+
+    Attributes
+    ----------
+    name
+        Under which it is kept, in the workspace and in the store.
+    folder, spec
+        Where it stands, and what its `encoder.json` says.
+    report
+        What of the file was matched; None if nothing was made now, and for an ONNX file, which is taken whole.
+    assumed
+        Fields of the spec that neither the file nor anybody told.
+    source
+        The file of weights that it was made from now.
+    was_there
+        True if nothing was made.
+    """
+
+    name: str
+    folder: Path
+    spec: EncoderSpec
+    report: "MatchReport | None" = None
+    assumed: tuple[str, ...] = ()
+    source: Path | None = None
+    was_there: bool
+
+
+def prepare_encoder(
+    name: str,
+    encoders: Path,
+    *,
+    weights: Path | None = None,
+    table: Mapping[str, Path] | None = None,
+    allow_partial: bool = False,
+) -> Prepared:
+    """The encoder folder of a name, made from local weights, or downloaded ones, if it is not there yet.
+
+    Parameters
+    ----------
+    name, encoders, table, weights
+        As `finding.find_encoder` takes them.
+    allow_partial
+        Weights that match only a part of the architecture are taken; the rest keeps its random start.
+
+    Raises
+    ------
+    MissingFileError
+        If its weights are not on this machine and no hub gives them; it says what to put where.
+    FileExistsAlreadyError
+        If the folder was made from another file than the one that stands for the name now.
+    AbawError
+        What finding and adopting raise.
+    """
+    found = find_encoder(name, encoders, table, weights=weights)
+    kept_as = local_name(name)
+    if isinstance(found, Folder):
+        spec = read_spec(found.path)
+        if found.path.parent == encoders:
+            _check_unchanged(found.path, spec, _files_of(kept_as, weights, table))
+        return Prepared(name=kept_as, folder=found.path, spec=spec, was_there=True)
+    file = _file_of(found, kept_as, weights)
+    if (encoders / kept_as / SPEC_FILE).is_file():  # the name was a path, or timm's
+        spec = read_spec(encoders / kept_as)
+        _check_unchanged(encoders / kept_as, spec, [file], must_be_adopted=True)
+        return Prepared(name=kept_as, folder=encoders / kept_as, spec=spec, was_there=True)
+    return add_encoder(kept_as, file, encoders, spec=_spec_of(found), allow_partial=allow_partial)
+
+
+def add_encoder(
+    name: str,
+    file: Path,
+    encoders: Path,
+    *,
+    spec: EncoderSpec | None = None,
+    allow_partial: bool = False,
+    force: bool = False,
+) -> Prepared:
+    """Adopt a file of weights as an encoder of the workspace.
+
+    Parameters
+    ----------
+    name
+        Its name from now on.
+    file
+        Weights of any form that `adopting.adopt` takes.
+    encoders
+        The workspace's encoders; made if it is not there.
+    spec
+        How it is built and fed; None to recognise it from the file.
+    allow_partial
+        As in `prepare_encoder`.
+    force
+        Replace an encoder of that name, once its successor is whole.
+
+    Raises
+    ------
+    ConfigError
+        If the name cannot be one, or the file does not say how it is to be fed.
+    FileExistsAlreadyError
+        If the name is taken.
+    MissingFileError
+        If there is no such file.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name an encoder: use letters, digits and . _ @ + -, a letter or digit first."
+        )
+    if not file.is_file():
+        raise MissingFileError(f"There is no file of weights at {file}. Correct the path.")
+    target = encoders / name
+    if target.exists() and not force:
+        raise FileExistsAlreadyError(f"Encoder {name!r} is there already ({target}). Give another name, or --force.")
+    from .adopting import adopt  # torch: seconds to import
+    from .folder import save_encoder
+    from .weightfile import is_onnx
+
+    adopted = _adopt_onnx(file, spec) if is_onnx(file) else adopt(file, spec, allow_partial=allow_partial)
+    status = file.stat()
+    known: dict[str, JsonValue] = {
+        "dim": adopted.encoder.dim,
+        "file_bytes": status.st_size,
+        "file_mtime_ns": status.st_mtime_ns,
+    }
+    made = adopted.encoder.spec
+    made = made.model_copy(update={"origin": {**made.origin, "kind": ADOPTED, **known}})
+    encoders.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{name}.adding-", dir=encoders))
+    try:
+        save_encoder(hidden / "made", adopted.encoder, made)
+        if target.exists() and force:
+            target.rename(hidden / "replaced")
+        try:
+            (hidden / "made").rename(target)
+        except OSError:
+            if not (target / SPEC_FILE).is_file():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return Prepared(
+        name=name,
+        folder=target,
+        spec=read_spec(target),
+        report=adopted.report,
+        assumed=adopted.assumed,
+        source=file,
+        was_there=False,
+    )
+
+
+def _adopt_onnx(file: Path, spec: EncoderSpec | None) -> "Adopted":
+    """An ONNX model brings its architecture, and not how its images are normalised."""
+    from .adopting import Adopted
+    from .encoder import Encoder
+    from .onnxmodel import OnnxBackbone
+
+    if spec is None:
+        raise ConfigError(not_normalised(file))
+    output = spec.arguments.get("output") if spec.architecture == "onnx" else None
+    model = OnnxBackbone(file, output=None if output is None else str(output), input_px=spec.input_px)
+    changed: dict[str, object] = {
+        "architecture": "onnx",
+        "arguments": {} if output is None else {"output": output},
+        "pooling": "tokens" if len(model.row_shape) == 2 else "default",
+        "n_scores": 0,
+        "origin": {**spec.origin, "file": file.name, "digest": model.digest, "form": "ONNX", "partial": False},
+    }
+    made = Encoder(spec.model_copy(update=changed), model).eval()
+    return Adopted(encoder=made, report=None, form="ONNX", assumed=())
+
+
+def not_normalised(file: Path) -> str:
+    """What to do with an ONNX file of which nothing is said."""
+    return (
+        f"{file} does not say how its images are normalised, as no ONNX file does. Add it with --mean and --std "
+        "(ArcFace's networks: 0.5,0.5,0.5 both; most others: imagenet), or with the --preset that it is: "
+        f"abaw encoders add {file.stem} {file} --preset NAME"
+    )
+
+
+def _spec_of(found: Found) -> EncoderSpec | None:
+    if isinstance(found, PresetFound):
+        return found.preset.adoptable()
+    return found.spec if isinstance(found, TimmModel) else None
+
+
+def _file_of(found: PresetFound | TimmModel | WeightsFile, name: str, weights: Path | None) -> Path:
+    """The file of weights of what was found; published ones are downloaded."""
+    if isinstance(found, WeightsFile):
+        return found.path
+    if found.weights is not None:
+        return found.weights
+    tag = found.preset.hub_tag if isinstance(found, PresetFound) else found.tag
+    advice = where_to_put(name, found.preset if isinstance(found, PresetFound) else None, weights)
+    if tag is None:
+        raise MissingFileError(
+            f"The weights of encoder {name!r} are not on this machine, and no hub has them. {advice}"
+        )
+    from .hub import download_weights
+
+    return download_weights(tag, advice=advice)
+
+
+def where_to_put(name: str, preset: Preset | None, weights: Path | None) -> str:
+    """What to do for weights that are not on this machine, in a sentence or two.
+
+    Parameters
+    ----------
+    name
+        What was asked for.
+    preset
+        Which preset it is, if it is one.
+    weights
+        The workspace's folder of weights; None outside of a workspace.
+    """
+    if preset is None:
+        first = "Download them elsewhere"
+    else:
+        first = f"Download weights such as {preset.files[0].replace('*', '')} from {preset.page}"
+    if weights is None:
+        return f"{first}, and name the file."
+    return f"{first} and put the file into {weights}, under its own name or as {name}.pth (.safetensors, .onnx)."
+
+
+def _files_of(name: str, weights: Path | None, table: Mapping[str, Path] | None) -> list[Path]:
+    """The files of weights that stand for a name now."""
+    if table and name in table:
+        return [table[name]] if table[name].is_file() else []
+    preset = find_preset(name)
+    names = {name} if preset is None else {name, preset.name}
+    return candidate_weights(weights, names, () if preset is None else preset.files)
+
+
+def _check_unchanged(folder: Path, spec: EncoderSpec, files: list[Path], *, must_be_adopted: bool = False) -> None:
+    """Refuse an adopted encoder beside whose name another file stands now."""
+    if spec.origin.get("kind") != ADOPTED:
+        if must_be_adopted:
+            raise FileExistsAlreadyError(
+                f"Encoder {folder.name!r} is there already ({folder}), and was not made from {files[0]}. "
+                f"Give that file another name: abaw encoders add NAME {files[0]}"
+            )
+        return
+    if not files or any(_is_source(file, spec) for file in files):
+        return
+    raise FileExistsAlreadyError(
+        f"Encoder {folder.name!r} ({folder}) was made from other weights than those in {files[0]} now. To replace it: "
+        f"abaw encoders add {folder.name} {files[0]} --force; to have both: give the file another name."
+    )
+
+
+def _is_source(file: Path, spec: EncoderSpec) -> bool:
+    """Whether an encoder was made from a file; one that has its size and time is not read again."""
+    status = file.stat()
+    if (spec.origin.get("file_bytes"), spec.origin.get("file_mtime_ns")) == (status.st_size, status.st_mtime_ns):
+        return True
+    return spec.origin.get("digest") == file_digest(file)

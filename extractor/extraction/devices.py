@@ -1,0 +1,252 @@
+"""Several devices of one machine: a process each, whole chunks each, one store.
+
+The first process prepares what all need (how encoders run, the projection of tokens, their groups in the store); then
+every device computes its share, as workers on different machines do. A worker that dies takes nothing with it: the
+others finish their shares, and the same command computes what it left.
+"""
+
+import multiprocessing
+import queue
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Final, Self
+
+import torch
+
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.folder import load_encoder, save_encoder
+from extractor.encoders.readout import Readout
+from featurestore.errors import AbawError, ConfigError, WorkerError
+from featurestore.images.imagesource import ImageSource
+from featurestore.store import FeatureStore
+from featurestore.writer import Share
+from heads.devices import resolve_device
+
+from .config import ExtractConfig, ExtractReport
+from .extract import extract, forget_unreadable
+from .planning import begin, plan
+
+_LOOK_EVERY_S: Final = 0.2
+_GRACE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    worker: int
+    done: int
+    total: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    worker: int
+    report: ExtractReport | None
+    error: BaseException | None
+
+
+_Message = _Progress | _Result
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Devices as people list them: ``0,1`` are GPUs; ``cpu,cpu`` are two processes on the processor.
+
+    Raises
+    ------
+    ConfigError
+        If the list is empty, a GPU is named twice, or one is not on this machine.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("--devices names no device. Give some, such as --devices 0,1,2,3.")
+    devices = tuple(f"cuda:{name}" if name.isdecimal() else name for name in names)
+    for name in devices:
+        resolve_device(name)
+        if name != "cpu" and devices.count(name) > 1:
+            raise ConfigError(f"--devices {text} names {name} twice. Name each once.")
+    return devices
+
+
+def extract_on(
+    devices: Sequence[str],
+    store: FeatureStore,
+    encoders: Mapping[str, Encoder],
+    images: ImageSource,
+    config: ExtractConfig,
+    *,
+    on_progress: Callable[[int, int, int], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> ExtractReport:
+    """As `extract`, on several devices of this machine at once.
+
+    Parameters
+    ----------
+    devices
+        From `parse_devices`; each computes an equal part of the config's share.
+    store, encoders, images, config, on_progress, on_note
+        As of `extract`; the config's own device does not count.
+
+    Raises
+    ------
+    WorkerError
+        If a worker's process died; the other shares are complete, and nothing committed is lost.
+    AbawError
+        What `extract` raises, from whichever worker it came first.
+    """
+    if len(devices) == 1:
+        config = replace(config, device=devices[0])
+        return extract(store, encoders, images, config, on_progress=on_progress, on_note=on_note)
+    started = time.perf_counter()
+    first = resolve_device(devices[0])
+    images.check(store.frames)
+    planned = plan(store, encoders, config, first, on_note=on_note)
+    if config.retry_unreadable:
+        forget_unreadable(store, encoders, images)
+    begin(store, planned, images, config, first, on_note=on_note)
+    with tempfile.TemporaryDirectory(prefix="abaw-") as folder:
+        job = _Job(store, _ship(encoders, Path(folder)), images, config)
+        with _Workers(devices, job) as workers:
+            report = _together(workers.collect(on_progress))
+    for name in encoders:
+        report.left[name] = store.n_frames - store.embedding(name).rows_done()
+        report.reused[name] = store.n_frames - report.computed[name] - report.left[name]
+    report.seconds = time.perf_counter() - started
+    report.busy_s /= len(devices)
+    return report
+
+
+def _ship(encoders: Mapping[str, Encoder], folder: Path) -> dict[str, tuple[Path, Readout]]:
+    """Write every backbone once, for the workers to map: through a pipe, or shared memory, large ones may not fit."""
+    there: dict[int, Path] = {}
+    for encoder in encoders.values():
+        key = id(encoder.backbone)
+        if key not in there:
+            there[key] = folder / str(len(there))
+            save_encoder(there[key], encoder, encoder.spec)
+    return {name: (there[id(encoder.backbone)], encoder.readout) for name, encoder in encoders.items()}
+
+
+def _unship(shipped: Mapping[str, tuple[Path, Readout]]) -> dict[str, Encoder]:
+    backbones = {folder: load_encoder(folder) for folder, _ in shipped.values()}
+    return {name: backbones[folder].with_readout(readout) for name, (folder, readout) in shipped.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every worker is given."""
+
+    store: FeatureStore
+    encoders: Mapping[str, tuple[Path, Readout]]
+    images: ImageSource
+    config: ExtractConfig
+
+
+class _Workers:
+    """The processes, one a device."""
+
+    def __init__(self, devices: Sequence[str], job: _Job) -> None:
+        self._devices = devices
+        context = multiprocessing.get_context("spawn")
+        self._messages: multiprocessing.Queue[_Message] = context.Queue()
+        n_on_cpu = devices.count("cpu")
+        threads = max(1, torch.get_num_threads() // n_on_cpu) if n_on_cpu else None
+        self._processes = []
+        for number, device in enumerate(devices):
+            outer, of = job.config.share
+            share = Share((outer - 1) * len(devices) + number + 1, of * len(devices))
+            config = replace(job.config, device=device, share=share, retry_unreadable=False)
+            arguments = (number, replace(job, config=config), threads, self._messages)
+            self._processes.append(context.Process(target=_work, args=arguments, name=f"extract on {device}"))
+
+    def __enter__(self) -> Self:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.join(_GRACE_S)  # interrupted from the keyboard, they write what they have
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+    def collect(self, on_progress: Callable[[int, int, int], None] | None) -> list[ExtractReport]:
+        """Wait for all; the first error is raised when the others are done."""
+        states: dict[int, _Progress] = {}
+        results: dict[int, _Result] = {}
+        while len(results) < len(self._processes):
+            for message in self._received():
+                if isinstance(message, _Result):
+                    results[message.worker] = message
+                else:
+                    states[message.worker] = message
+            if on_progress is not None and states:
+                each = states.values()
+                on_progress(sum(s.done for s in each), sum(s.total for s in each), sum(s.failed for s in each))
+            for number, process in enumerate(self._processes):
+                if number not in results and process.exitcode is not None and self._messages.empty():
+                    results[number] = _Result(number, None, self._died(number, process.exitcode))
+        for result in results.values():
+            if result.error is not None:
+                raise result.error
+        return [result.report for result in results.values() if result.report is not None]
+
+    def _received(self) -> list[_Message]:
+        """What has come in, after a wait for the first, or for the end of a process."""
+        sentinels = [process.sentinel for process in self._processes if process.exitcode is None]
+        reader = self._messages._reader  # type: ignore[attr-defined]  # what a queue can be waited for by
+        wait([reader, *sentinels], timeout=_LOOK_EVERY_S)
+        received: list[_Message] = []
+        while True:
+            try:
+                received.append(self._messages.get_nowait())
+            except queue.Empty:
+                return received
+
+    def _died(self, number: int, exit_code: int) -> WorkerError:
+        how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with code {exit_code}"
+        return WorkerError(
+            f"The worker on {self._devices[number]} {how} before its share was done (a kill, or too little memory). "
+            "The others finished theirs, and what it committed is safe: run the same command again."
+        )
+
+
+def _work(number: int, job: _Job, threads: int | None, messages: "multiprocessing.Queue[_Message]") -> None:
+    """What each process does."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def on_progress(done: int, total: int, failed: int) -> None:
+        if parent is not None and not parent.is_alive():
+            raise SystemExit(1)  # nobody is left to report to; what was computed is committed on the way out
+        messages.put(_Progress(number, done, total, failed))
+
+    try:
+        report = extract(job.store, _unship(job.encoders), job.images, job.config, on_progress=on_progress)
+        messages.put(_Result(number, report, None))
+    except AbawError as error:
+        messages.put(_Result(number, None, error))
+    messages.close()
+    messages.join_thread()
+
+
+def _together(reports: Sequence[ExtractReport]) -> ExtractReport:
+    """The reports of all shares as one."""
+    whole = ExtractReport()
+    stages: dict[str, float] = {}
+    for report in reports:
+        for name, n_rows in report.computed.items():
+            whole.computed[name] = whole.computed.get(name, 0) + n_rows
+        for stage, seconds in report.stages.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+        whole.failures.update(report.failures)
+        whole.notes += [note for note in report.notes if note not in whole.notes]
+        whole.n_frames += report.n_frames
+        whole.busy_s += report.busy_s
+    whole.stages = stages
+    return whole

@@ -1,0 +1,116 @@
+"""Several readouts of one backbone in one pass, tokens, precision: what stands in the store afterwards."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from extractor.encoders.encoder import Encoder
+from extractor.encoders.readout import Readout
+from extractor.encoders.spec import EncoderSpec
+from extractor.extraction.config import ExtractConfig
+from extractor.extraction.extract import extract
+from extractor.extraction.planning import sample_rows
+from featurestore.errors import EncoderMismatchError, MissingFileError
+from featurestore.frames import FrameTable
+from featurestore.images.imagesource import ImageFolder
+from featurestore.store import FeatureStore
+
+CONFIG = ExtractConfig(batch=16, device="cpu")
+
+
+@pytest.fixture
+def store(tmp_path: Path, frames: FrameTable) -> FeatureStore:
+    return FeatureStore.create(tmp_path / "features", frames)
+
+
+class CountedPasses:
+    """How many images went through the first block of a ViT."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.n_images = 0
+        blocks = encoder.backbone.blocks
+        assert isinstance(blocks, nn.Sequential)
+        blocks[0].register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.n_images += len(inputs[0])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "CountedPasses":
+        return self  # the copy on the device counts here, too
+
+
+def test_layers_of_one_encoder_cost_one_forward_pass(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path
+) -> None:
+    counted = CountedPasses(tiny_encoder)
+    readouts = {f"e-layer{at}": Readout(pooling="fc_norm", layer=at) for at in (1, 2)} | {"e": tiny_encoder.readout}
+    made = {name: tiny_encoder.with_readout(readout) for name, readout in readouts.items()}
+    extract(store, made, images, CONFIG)
+    assert counted.n_images == 160  # ten batches of 16, the last of them padded
+    for name, encoder in made.items():
+        alone = FeatureStore.create(tmp_path / name, frames)
+        extract(alone, {name: encoder}, images, CONFIG)
+        assert np.array_equal(alone.embedding(name).load(), store.embedding(name).load())
+    assert np.array_equal(store.embedding("e-layer2").load(), store.embedding("e").load())
+    assert not np.array_equal(store.embedding("e-layer1").load(), store.embedding("e").load())
+    with pytest.raises(EncoderMismatchError, match=r"'e'.*pooling"):
+        extract(store, {"e": made["e-layer1"]}, images, CONFIG)
+
+
+def test_what_is_there_of_a_backbone_is_not_computed_again(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder
+) -> None:
+    extract(store, {"e": tiny_encoder}, images, CONFIG)
+    before = store.embedding("e").load().copy()
+    flipped = tiny_encoder.with_readout(Readout(pooling="fc_norm", flip=True))
+    report = extract(store, {"e": tiny_encoder, "e-flip": flipped}, images, CONFIG)
+    assert (report.computed, report.reused) == ({"e": 0, "e-flip": 150}, {"e": 150, "e-flip": 0})
+    assert np.array_equal(store.embedding("e").load(), before)
+
+
+def test_tokens_and_their_components_are_stored_with_the_projection(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path
+) -> None:
+    tokens = Readout(pooling="tokens", token_grid=(2, 2))
+    few = Readout(pooling="tokens", token_grid=(2, 2), n_components=6)
+    made = {"t": tiny_encoder.with_readout(tokens), "t6": tiny_encoder.with_readout(few)}
+    report = extract(store, made, images, ExtractConfig(batch=16, device="cpu", stored="float32"))
+    whole, reduced = store.embedding("t"), store.embedding("t6")
+    assert (whole.row_shape, reduced.row_shape) == ((4, 32), (4, 6))
+    projection = reduced.projection
+    assert projection is not None
+    expected = (whole.load() - projection.mean) @ projection.components
+    np.testing.assert_allclose(reduced.load(), expected, atol=1e-4)
+    assert report.n_frames == 150
+
+    # Fitted on train frames alone: other pixels elsewhere change nothing.
+    train = frames.data["split"].to_numpy() == "train"
+    fitted_on = whole.load()[sample_rows(frames)].reshape(-1, 32).astype(np.float64)
+    assert train[sample_rows(frames)].all()
+    np.testing.assert_allclose(projection.mean, fitted_on.mean(axis=0), atol=1e-5)
+
+    # Interrupted after the group was made, it goes on with the projection that is kept.
+    half = FeatureStore.create(tmp_path / "half", frames)
+    (tmp_path / "few").mkdir()
+    with pytest.raises(MissingFileError, match=r"None of 64 sampled frames"):
+        extract(half, {"t6": made["t6"]}, ImageFolder(tmp_path / "few"), CONFIG)
+    again = extract(store, made, images, CONFIG.__class__(batch=16, device="cpu", stored="float32"))
+    assert again.computed == {"t": 0, "t6": 0}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_stays_close_on_every_frame(
+    precision: str, store: FeatureStore, images: ImageFolder, tiny_spec: EncoderSpec
+) -> None:
+    torch.manual_seed(5)
+    encoder = Encoder(tiny_spec).eval()
+    extract(store, {"full": encoder}, images, ExtractConfig(batch=32, device="cpu", precision="float32"))
+    extract(store, {"low": encoder}, images, ExtractConfig(batch=32, device="cpu", precision=precision))
+    full, low = (store.embedding(name).load().astype(np.float64) for name in ("full", "low"))
+    cosine = (full * low).sum(axis=1) / np.linalg.norm(full, axis=1) / np.linalg.norm(low, axis=1)
+    assert cosine.min() > 0.999
+    assert not np.array_equal(full, low)
+    assert store.embedding("low").provenance.precision == precision
