@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor
 
-from extractor.encoders.architectures import build_backbone, plain_model
+from extractor.encoders.architectures import build_backbone, native_px, plain_model
 from extractor.encoders.recognise import recognise
 from extractor.encoders.spec import IMAGENET_MEAN, EncoderSpec
 from featurestore.errors import StoreError
@@ -16,7 +16,8 @@ HALF = (0.5, 0.5, 0.5)
 
 def meta(architecture: str, input_px: int = 224, **fields: object) -> dict[str, Tensor]:
     """A state of this architecture as this project or timm names it, without memory."""
-    if fields in ({"pooling": "cls"}, {"pooling": "default"}) and input_px == 224 and timm.is_model(architecture):
+    plain = fields in ({"pooling": "cls"}, {"pooling": "default"}) and timm.is_model(architecture)
+    if plain and input_px == native_px(architecture):
         return dict(plain_model(architecture).state_dict())  # the same, and made once
     with torch.device("meta"):
         return build_backbone(EncoderSpec(architecture=architecture, input_px=input_px, **fields)).state_dict()
@@ -70,7 +71,7 @@ def test_position_embeddings_tell_the_side() -> None:
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "main.", "module.model.main.", "_orig_mod.module.encoder."])
 def test_wrapping_prefixes(prefix: str) -> None:
-    state = {prefix + name: tensor for name, tensor in meta("vit_tiny_patch16_224", pooling="fc_norm").items()}
+    state = {prefix + name: tensor for name, tensor in meta("vit_tiny_patch16_224", pooling="cls").items()}
     found = recognise({**state, f"{prefix.split('.')[0]}.au_head.weight": ones(12, 192)})
     assert (found.prefix, found.architecture) == (prefix, "vit_tiny_patch16_224")
 
