@@ -31,6 +31,7 @@ from heads.devices import resolve_device
 N_IMAGES = 512  # of each of which there may be several frames; read and decoded each time
 GPU_FRAMES = 168_000  # s-Aff-Wild2's train and val
 TINY = EncoderSpec(architecture="vit_tiny_patch16_224", input_px=224)
+TINY_112 = EncoderSpec(architecture="vit_tiny_patch16_224", input_px=112)
 BASE = EncoderSpec(architecture="vit_base_patch16_224", input_px=224)
 SMALLEST = EncoderSpec(
     architecture="vit_tiny_patch16_224",
@@ -70,11 +71,11 @@ def measure_cpu(setting: Setting) -> list[Measure]:
     quick = setting.options.quick
     measures = [
         *against_bare(setting, TINY, ["a"], n_frames=128 if quick else 1024),
-        *against_bare(setting, TINY, ["a", "b", "c", "d"], n_frames=32 if quick else 256),
+        *against_bare(setting, TINY_112 if quick else TINY, ["a", "b", "c", "d"], n_frames=128 if quick else 256),
     ]
     if not quick:
         measures += against_bare(setting, BASE, ["a"], n_frames=192)
-    return [*measures, duplicates(setting, TINY, n_frames=64 if quick else 512)]
+    return [*measures, duplicates(setting, TINY_112, n_frames=256 if quick else 2048)]
 
 
 def measure_gpu(setting: Setting) -> list[Measure]:

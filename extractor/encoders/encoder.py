@@ -102,5 +102,9 @@ def weights_digest(encoder: Encoder) -> str:
 
 
 def on_device(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """A copy of the encoder there and in that precision, in eval mode; the caller keeps its own."""
+    """The encoder there, in that precision and in eval mode: itself if it is so already, else a copy."""
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    moves = any(each.device != device or (each.is_floating_point() and each.dtype != dtype) for each in tensors)
+    if not moves and not encoder.training:
+        return encoder
     return copy.deepcopy(encoder).to(device=device, dtype=dtype).eval()
