@@ -213,7 +213,7 @@ def _finetune(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
             made = finetune(
                 store.frames,
                 workspace.images(),
-                load_encoder(workspace.find_encoder(parent)),
+                load_encoder(workspace.prepare_encoder(parent).folder),
                 Workbench(workspace.config.encoders, task),
                 finetuning(task, seed),
                 parent_name=parent,
@@ -225,7 +225,7 @@ def _finetune(workspace: Workspace, store: FeatureStore, seed: int, narrator: Na
 def _extract(workspace: Workspace, store: FeatureStore, data: Path, narrator: Narrator) -> None:
     names = ("mae", *PARENTS)
     narrator.step("Extract every frame once, all encoders in one pass", f"abaw extract --encoder {','.join(names)}")
-    encoders = {name: load_encoder(workspace.find_encoder(name)) for name in names}
+    encoders = {name: load_encoder(workspace.prepare_encoder(name).folder) for name in names}
     with progress_bar("extract", "frames") as update:
         report = extract(
             store,

@@ -140,7 +140,7 @@ def _load(opened: "Workspace", text: str, asked: "_Asked", *, allow_partial: boo
     for name in names:
         prepared, kept_as = _prepare(opened, name, allow_partial=allow_partial)
         if prepared.report is not None:
-            tell_match(prepared.report)
+            tell_match(prepared.report, name=prepared.name, source=prepared.source)
         loaded = load_encoder(prepared.folder)
         for readout in asked.readouts(loaded.readout.pooling):
             in_store = kept_as + readout.suffix(loaded.readout.pooling)

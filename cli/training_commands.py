@@ -104,7 +104,9 @@ def finetune(
     *,
     task: Annotated[str | None, typer.Option(help="One task: au, expr, v or a.")] = None,
     joint: Annotated[str | None, typer.Option(help="Several tasks at once, such as au,expr,v,a.")] = None,
-    parent: Annotated[str, typer.Option("--from", help="Encoder to start from: a name, or an encoder folder.")] = "mae",
+    parent: Annotated[
+        str, typer.Option("--from", help="Encoder to start from: a name, preset, folder or file of weights.")
+    ] = "mae",
     name: Annotated[str | None, typer.Option(help="Name of the encoder.", show_default="the task")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the labelled train frames.")] = 20,
     warmup: Annotated[float, typer.Option(min=0, help="Epochs of linear warm-up.")] = 1.0,
@@ -135,6 +137,7 @@ def finetune(
     from featurestore.errors import ConfigError, unknown_name
     from heads.tasks import parse_tasks, parse_weights
 
+    from .encoders_command import tell_match
     from .workspace import open_workspace
 
     if (task is None) == (joint is None):
@@ -159,13 +162,15 @@ def finetune(
     )
     opened = open_workspace(workspace)
     store = opened.open_store()
-    made_from = opened.find_encoder(parent)
+    made_from = opened.prepare_encoder(parent)
+    if made_from.report is not None:
+        tell_match(made_from.report, name=made_from.name, source=made_from.source)
     name = name or "-".join(tasks)
     with step_bar(f"finetune {name}") as on_step:
         made = run(
             store.frames,
             opened.images(),
-            load_encoder(made_from),
+            load_encoder(made_from.folder),
             Workbench(opened.config.encoders, name),
             config,
             parent_name=parent,

@@ -105,10 +105,6 @@ class Workspace:
             name, places.encoders, weights=places.weights, table=places.encoder_folders, allow_partial=allow_partial
         )
 
-    def find_encoder(self, name: str) -> Path:
-        """The folder of an encoder, see `prepare_encoder`."""
-        return self.prepare_encoder(name).folder
-
     def find_run(self, name: str) -> Path:
         """The folder of a run: one of the workspace's by name, or a path.
 

@@ -240,7 +240,19 @@ def with_drop_path(parent: Encoder, rate: float) -> Encoder:
     arguments = dict(parent.spec.arguments)
     if rate > 0 and "drop_path_rate" not in arguments:
         arguments["drop_path_rate"] = rate
-    encoder = Encoder(parent.spec.model_copy(update={"arguments": arguments}))
+    if next(parent.backbone.parameters(), None) is None or len(parent.row_shape) != 1:
+        raise ConfigError(
+            f"Fine-tuning needs weights that can change and one vector a frame, which {parent.spec.described()} with "
+            f"pooling {parent.spec.pooling!r} has not. Start from another encoder."
+        )
+    try:
+        encoder = Encoder(parent.spec.model_copy(update={"arguments": arguments}))
+    except ConfigError as error:
+        if arguments == parent.spec.arguments:
+            raise
+        raise ConfigError(
+            f"{parent.spec.architecture!r} cannot drop paths at random in training. Run it with --drop-path 0."
+        ) from error
     encoder.load_state_dict(parent.state_dict())
     return encoder
 

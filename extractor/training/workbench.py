@@ -17,8 +17,9 @@ import xxhash
 from pydantic import BaseModel, TypeAdapter
 
 from extractor.encoders.encoder import Encoder
-from extractor.encoders.folder import SPEC_FILE, WEIGHTS_FILE, read_spec, save_encoder
+from extractor.encoders.folder import save_encoder
 from extractor.encoders.spec import EncoderSpec
+from extractor.encoders.specfile import SPEC_FILE, read_spec, weights_file
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
@@ -81,7 +82,9 @@ class Workbench:
         return spec
 
     def _is_whole(self) -> bool:
-        return all((self.folder / file).is_file() for file in (SPEC_FILE, WEIGHTS_FILE))
+        if not (self.folder / SPEC_FILE).is_file():
+            return False
+        return (self.folder / weights_file(read_spec(self.folder))).is_file()
 
     def finish(self, encoder: Encoder, spec: EncoderSpec) -> None:
         """Put the finished encoder in its place and remove the checkpoint."""

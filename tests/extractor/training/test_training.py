@@ -16,7 +16,7 @@ from extractor.encoders.folder import load_encoder, save_encoder
 from extractor.encoders.spec import EncoderSpec
 from extractor.pixels.augment import NONE
 from extractor.training.clips import labelled_clips
-from extractor.training.finetune import FinetuneConfig, finetune
+from extractor.training.finetune import FinetuneConfig, finetune, with_drop_path
 from extractor.training.loop import Schedule, shuffled_batches, steps_per_epoch
 from extractor.training.pretrain import PretrainConfig, pretrain
 from extractor.training.workbench import Workbench
@@ -199,7 +199,7 @@ import sys, time
 from pathlib import Path
 import extractor.training.loop
 from extractor.encoders.folder import load_encoder
-from extractor.training.finetune import FinetuneConfig, finetune
+from extractor.training.finetune import FinetuneConfig, finetune, with_drop_path
 from extractor.training.workbench import Workbench
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
@@ -248,3 +248,14 @@ def test_a_killed_finetuning_ends_at_the_same_weights(
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert whole.spec.origin["history"] == resumed.spec.origin["history"]
+
+
+def test_what_cannot_be_fine_tuned_is_refused(tiny_spec: EncoderSpec) -> None:
+    tokens = Encoder(tiny_spec.model_copy(update={"pooling": "tokens"}))
+    with pytest.raises(ConfigError, match=r"one vector a frame, which vit_tiny.* with pooling 'tokens' has not"):
+        with_drop_path(tokens, 0.1)
+    network = Encoder(EncoderSpec(architecture="densenet121", input_px=32, pooling="default"))
+    with pytest.raises(
+        ConfigError, match=r"'densenet121' cannot drop paths at random in training\. Run it with --drop-path 0"
+    ):
+        with_drop_path(network, 0.1)
