@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from extractor.encoders.encoder import Encoder, on_device
+from extractor.pixels.preprocess import Uploader
 from extractor.pixels.reader import FrameReader, choose_workers
 from extractor.pixels.stages import StageTimes
 from extractor.precision import DTYPES
@@ -105,11 +106,7 @@ def extract(
             _run(reader, mappers, sink, blocks, block, config, report, stages, on_progress)
     for name in encoders:
         report.failures.update(store.embedding(name).failures())
-    report.notes = [
-        f"{mapper.encoder.spec.architecture}: memory did for {mapper.n_forward} of a batch's {mapper.batch} frames"
-        for mapper in mappers
-        if mapper.n_forward < mapper.batch
-    ]
+    report.notes = [note for mapper in mappers for note in mapper.notes()]
     report.busy_s = sum(mapper.clock.seconds() for mapper in mappers)
     report.stages = stages.seconds()
     report.seconds = time.perf_counter() - started
@@ -151,6 +148,7 @@ def _run(
     on_progress: Callable[[int, int, int], None] | None,
 ) -> None:
     total = sum(len(rows) for rows in blocks)
+    upload = Uploader(mappers[0].device)
     for frames in reader.batches(blocks):
         if frames.failures and config.stop_on_error:
             position, reason = next(iter(frames.failures.items()))
@@ -158,7 +156,7 @@ def _run(
             raise ImageError(
                 f"Frame {path} (under {reader.images.location}) cannot be read: {reason}. Mend or remove it."
             )
-        for mapped in map_block(mappers, frames, block, stages):
+        for mapped in map_block(mappers, frames, block, upload, stages):
             with stages.timed("hand over"):
                 sink.put(mapped.output.writer, mapped.start, mapped.embeddings, mapped.failures)
         report.n_frames += len(frames.rows)

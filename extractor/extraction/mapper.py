@@ -11,7 +11,7 @@ from torch import Tensor
 
 from extractor.encoders.encoder import Encoder
 from extractor.encoders.readout import Readout
-from extractor.pixels.preprocess import model_input, upload
+from extractor.pixels.preprocess import Uploader, model_input
 from extractor.pixels.reader import DecodedFrames
 from extractor.pixels.stages import StageTimes
 from extractor.precision import DTYPES
@@ -56,6 +56,8 @@ class Mapper:
         What is read; they share the batch.
     n_forward
         Frames that go through the model at once: the batch, or less since memory ran out.
+    uncompiled
+        Why the model runs as it is though it was compiled when the extraction began; None if it does not.
     """
 
     encoder: Encoder
@@ -63,6 +65,7 @@ class Mapper:
     execution: Execution
     outputs: Sequence[Output]
     n_forward: int = field(init=False)
+    uncompiled: str | None = field(init=False, default=None)
     clock: DeviceClock = field(init=False)
     _read: Callable[[Tensor, Sequence[Readout]], list[Tensor]] = field(init=False)
 
@@ -107,6 +110,9 @@ class Mapper:
                 try:
                     parts = [self._read(part, readouts) for part in torch.split(images, self.n_forward)]
                 except (RuntimeError, MemoryError) as error:
+                    if self.execution.compiled and _is_of_the_compiler(error):
+                        self.uncompiled, self._read = _first_line(error), self.encoder.read
+                        continue
                     if not is_out_of_memory(error):
                         raise
                     if self.n_forward == 1:
@@ -122,6 +128,15 @@ class Mapper:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
+    def notes(self) -> list[str]:
+        """What went otherwise than planned."""
+        name, notes = self.encoder.spec.architecture, []
+        if self.n_forward < self.batch:
+            notes.append(f"{name}: memory did for {self.n_forward} of a batch's {self.batch} frames")
+        if self.uncompiled is not None:
+            notes.append(f"{name}: ran uncompiled, since torch.compile failed here: {self.uncompiled}")
+        return notes
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or in this process."""
@@ -129,6 +144,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def _is_of_the_compiler(error: BaseException) -> bool:
+    """Whether an error is torch.compile's, which needs tools that not every machine has, and not the model's."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def pending_blocks(mappers: Sequence[Mapper], block: int, n_frames: int) -> list[NDArray[np.int64]]:
@@ -147,7 +171,9 @@ def pending_blocks(mappers: Sequence[Mapper], block: int, n_frames: int) -> list
     return [np.arange(first, min(first + block, n_frames), dtype=np.int64) for first in firsts]
 
 
-def map_block(mappers: Sequence[Mapper], frames: DecodedFrames, block: int, stages: StageTimes) -> Iterator[Mapped]:
+def map_block(
+    mappers: Sequence[Mapper], frames: DecodedFrames, block: int, upload: Uploader, stages: StageTimes
+) -> Iterator[Mapped]:
     """Run every encoder that needs this block.
 
     Parameters
@@ -158,6 +184,8 @@ def map_block(mappers: Sequence[Mapper], frames: DecodedFrames, block: int, stag
         A decoded block; the last of the table may be shorter than `block`.
     block
         Frames that a forward pass's input is padded to.
+    upload
+        To the mappers' device.
     stages
         Where the time goes: ``upload`` (to the device, resized and normalised) and ``forward``; on a GPU the time to
         ask for it.
@@ -166,7 +194,7 @@ def map_block(mappers: Sequence[Mapper], frames: DecodedFrames, block: int, stag
     stop = first + len(frames.rows)
     failures = {first + position: reason for position, reason in frames.failures.items()}
     with stages.timed("upload"):
-        groups = upload(frames, mappers[0].device)
+        groups = upload(frames)
     inputs: dict[str, Tensor] = {}  # encoders with one preprocessing share it
     for mapper in mappers:
         for start in range(first, stop, mapper.batch):

@@ -19,12 +19,43 @@ from extractor.encoders.spec import EncoderSpec
 from .reader import DecodedFrames
 
 
+class Uploader:
+    """Puts decoded frames on a device, still as uint8; once for all encoders.
+
+    On a GPU the copy runs in a stream of its own, while the models still work on the frames before.
+
+    Parameters
+    ----------
+    device
+        Where to.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, frames: DecodedFrames) -> list[tuple[Tensor, Tensor]]:
+        """The frames' groups, (positions, pixels), with the pixels on the device."""
+        if self._stream is None:
+            return [(positions, pixels.to(self._device)) for positions, pixels in frames.groups]
+        models = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            groups = [
+                # What the reader has pinned already stays where it is.
+                (positions, pixels.pin_memory().to(self._device, non_blocking=True))
+                for positions, pixels in frames.groups
+            ]
+        models.wait_stream(self._stream)
+        for _, pixels in groups:
+            pixels.record_stream(models)  # its memory is not given away before the models have read it
+        return groups
+
+
 def upload(frames: DecodedFrames, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Put the decoded groups on the device, still as uint8; done once for all encoders."""
-    if device.type != "cuda":
-        return [(positions, pixels.to(device)) for positions, pixels in frames.groups]
-    # What the reader has pinned already stays where it is.
-    return [(positions, pixels.pin_memory().to(device, non_blocking=True)) for positions, pixels in frames.groups]
+    """As an `Uploader`, for frames that come one at a time."""
+    return Uploader(device)(frames)
 
 
 def model_input(groups: Sequence[tuple[Tensor, Tensor]], spec: EncoderSpec, *, n: int, device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from extractor.encoders.encoder import Encoder
 from extractor.encoders.folder import save_encoder
 from extractor.encoders.spec import EncoderSpec
 from extractor.extraction.config import ExtractConfig
+from extractor.extraction.execution import Execution
 from extractor.extraction.extract import extract
 from extractor.extraction.mapper import is_out_of_memory
 from featurestore.frames import FRAME_SCHEMA, FrameTable
@@ -76,6 +77,7 @@ from pathlib import Path
 import torch
 from extractor.encoders.folder import load_encoder
 from extractor.extraction.config import ExtractConfig
+from extractor.extraction.execution import Execution
 from extractor.extraction.extract import extract
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
@@ -119,3 +121,19 @@ def test_the_batch_shrinks_when_memory_runs_out(
     much = FeatureStore.create(tmp_path / "much", frames)
     assert not extract(much, {"e": encoder}, images, ExtractConfig(batch=256, device="cpu")).notes
     np.testing.assert_allclose(little.embedding("e").load(), much.embedding("e").load(), rtol=2e-3, atol=2e-3)
+
+
+def test_what_was_compiled_elsewhere_runs_uncompiled_where_no_compiler_is(
+    tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = Execution(precision="float32", batch=16, compiled=True)
+    monkeypatch.setattr("extractor.extraction.planning.calibrate", lambda *_, **__: begun)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
+    store = FeatureStore.create(tmp_path / "features", frames)
+    report = extract(store, {"e": tiny_encoder}, images, ExtractConfig(device="cpu"))
+    assert len(report.notes) == 1
+    assert "ran uncompiled, since torch.compile failed here: " in report.notes[0]
+    assert store.embedding("e").provenance.execution["compiled"] is True
+    plain = FeatureStore.create(tmp_path / "plain", frames)
+    extract(plain, {"e": tiny_encoder}, images, ExtractConfig(device="cpu", batch=16))
+    assert np.array_equal(store.embedding("e").load(), plain.embedding("e").load())
