@@ -52,13 +52,34 @@ def read(backbone: nn.Module, images: Tensor, readouts: Sequence[Readout]) -> li
 
 
 def row_shape(backbone: nn.Module, readout: Readout) -> tuple[int, ...] | None:
-    """Shape of what `read` makes of one frame, where it can be told without running the backbone."""
-    if not isinstance(backbone, VisionTransformer | Eva) or backbone.num_classes or readout.pooling == "default":
+    """Shape of what `read` makes of one frame, where it can be told without running the backbone.
+
+    Raises
+    ------
+    ConfigError
+        If it can be told that there is nothing to read.
+    """
+    if not isinstance(backbone, VisionTransformer | Eva):
+        return None
+    _TokenReader(backbone).check(readout)
+    if backbone.num_classes or readout.pooling == "default":
         return None
     if readout.pooling == "tokens":
-        rows, columns = readout.token_grid or backbone.patch_embed.grid_size
-        return rows * columns, backbone.embed_dim
+        grid = _possible(readout.token_grid, backbone.patch_embed.grid_size)
+        return grid[0] * grid[1], backbone.embed_dim
     return (2 * backbone.embed_dim if readout.pooling == "cls+mean" else backbone.embed_dim,)
+
+
+def _possible(grid: Grid | None, there: Grid) -> Grid:
+    """The grid that tokens are averaged to, out of those that are there."""
+    if grid is None:
+        return there
+    if grid[0] > there[0] or grid[1] > there[1]:
+        raise ConfigError(
+            f"The model has {there[0]}x{there[1]} patch tokens, which cannot be averaged to {grid[0]}x{grid[1]}. "
+            "Choose a coarser grid."
+        )
+    return grid
 
 
 def _mean_of_views(pooled: Tensor, mirrored: Tensor) -> Tensor:
@@ -72,11 +93,7 @@ def _on_grid(pooled: Tensor, grid: Grid | None) -> Tensor:
     if pooled.ndim != 4:
         return pooled
     if grid is not None:
-        if grid[0] > pooled.shape[1] or grid[1] > pooled.shape[2]:
-            raise ConfigError(
-                f"The model has {pooled.shape[1]}x{pooled.shape[2]} patch tokens, which cannot be averaged to "
-                f"{grid[0]}x{grid[1]}. Choose a coarser grid."
-            )
+        grid = _possible(grid, (pooled.shape[1], pooled.shape[2]))
         pooled = functional.adaptive_avg_pool2d(pooled.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
     return pooled.flatten(1, 2)
 
@@ -115,10 +132,10 @@ class _TokenReader(_Reader):
     """A Vision Transformer."""
 
     def pooled(self, images: Tensor, readouts: Sequence[Readout]) -> list[Tensor]:
+        for readout in readouts:
+            self.check(readout)
         depth = len(self.backbone.blocks)
         layers = [depth if readout.layer is None else readout.layer for readout in readouts]
-        if max(layers) > depth:
-            raise self._refuse(f"layer {max(layers)}, only 1 to {depth}")
         wanted = sorted(set(layers))
         at_depth = self.backbone.forward_intermediates(
             images,
@@ -132,30 +149,34 @@ class _TokenReader(_Reader):
         raw = dict(zip(wanted, at_depth, strict=True))
         return [self._pool(raw[layer], readout) for layer, readout in zip(layers, readouts, strict=True)]
 
+    def check(self, readout: Readout) -> None:
+        """Refuse (ConfigError) what this model has not."""
+        depth = len(self.backbone.blocks)
+        if readout.layer is not None and readout.layer > depth:
+            raise self._refuse(f"layer {readout.layer}, only 1 to {depth}")
+        if readout.pooling in ("cls", "cls+mean") and self.backbone.cls_token is None:
+            raise self._refuse("class token")
+
     def _pool(self, raw: tuple[Tensor, Tensor] | Tensor, readout: Readout) -> Tensor:
-        patches, prefix = raw if isinstance(raw, tuple) else (raw, None)  # (n, n_patches, dim), (n, n_prefix, dim)
+        # (n, n_patches, dim), (n, n_prefix, dim)
+        patches, prefix = raw if isinstance(raw, tuple) else (raw, raw[:, :0])
         norm = self.backbone.norm if isinstance(self.backbone.fc_norm, nn.Identity) else self.backbone.fc_norm
         match readout.pooling:
             case "default":
-                tokens = patches if prefix is None else torch.cat([prefix, patches], dim=1)
+                tokens = torch.cat([prefix, patches], dim=1)
                 pooled: Tensor = self.backbone.forward_head(self.backbone.norm(tokens), pre_logits=True)
             case "fc_norm":
                 pooled = norm(patches.mean(dim=1))
             case "mean":
                 pooled = norm(patches).mean(dim=1)
             case "cls":
-                pooled = norm(self._class_token(prefix))
+                pooled = norm(prefix[:, 0])
             case "cls+mean":
-                pooled = torch.cat([norm(self._class_token(prefix)), norm(patches).mean(dim=1)], dim=1)
+                pooled = torch.cat([norm(prefix[:, 0]), norm(patches).mean(dim=1)], dim=1)
             case "tokens":
                 rows, columns = self.backbone.patch_embed.grid_size
                 return norm(patches).unflatten(1, (rows, columns))  # type: ignore[no-any-return]
         return self._with_scores(pooled)
-
-    def _class_token(self, prefix: Tensor | None) -> Tensor:
-        if prefix is None or self.backbone.cls_token is None:
-            raise self._refuse("class token")
-        return prefix[:, 0]
 
 
 class _MapReader(_Reader):

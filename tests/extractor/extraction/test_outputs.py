@@ -13,7 +13,7 @@ from extractor.encoders.spec import EncoderSpec
 from extractor.extraction.config import ExtractConfig
 from extractor.extraction.extract import extract
 from extractor.extraction.planning import sample_rows
-from featurestore.errors import EncoderMismatchError, MissingFileError
+from featurestore.errors import ConfigError, EncoderMismatchError, MissingFileError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
@@ -114,3 +114,22 @@ def test_low_precision_stays_close_on_every_frame(
     assert cosine.min() > 0.999
     assert not np.array_equal(full, low)
     assert store.embedding("low").provenance.precision == precision
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_made(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder
+) -> None:
+    network = Encoder(EncoderSpec(architecture="resnet10t", input_px=32, pooling="default")).eval()
+    impossible = {
+        r"no layer 9, only 1 to 2": tiny_encoder.with_readout(Readout(pooling="fc_norm", layer=9)),
+        r"has 4x4 patch tokens, which cannot be averaged to 5x5": tiny_encoder.with_readout(
+            Readout(pooling="tokens", token_grid=(5, 5))
+        ),
+        r"ResNet has no stage 9, only 1 to 5": network.with_readout(Readout(pooling="default", layer=9)),
+        r"has 1x1 patch tokens": network.with_readout(Readout(pooling="tokens", token_grid=(2, 2))),
+    }
+    for reason, encoder in impossible.items():
+        with pytest.raises(ConfigError, match=reason):
+            extract(store, {"good": tiny_encoder, "bad": encoder}, images, CONFIG)
+    assert "good" not in store
+    assert "bad" not in store
