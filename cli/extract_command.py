@@ -77,7 +77,6 @@ def extract(
     For example: abaw extract --encoder mae,au,expr,v,a
     """
     from extractor.extraction.config import ExtractConfig
-    from extractor.extraction.devices import extract_on, parse_devices
     from featurestore.errors import unknown_name
 
     from .console import print_json, progress_bar, say, tell_unreadable
@@ -97,8 +96,10 @@ def extract(
         reuse_duplicates=reuse_duplicates,
         share=_parse_share(share),
     )
-    on = parse_devices(devices) if devices else (device,)
     asked = _parse_asked(pooling, layers, token_grid, token_pca, views)
+    from extractor.extraction.devices import extract_on, parse_devices  # torch: only for what can be done
+
+    on = parse_devices(devices) if devices else (device,)
     opened = open_workspace(workspace)
     store = opened.open_store()
     encoders = _load(opened, encoder, asked, allow_partial=allow_partial)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers.format import Format
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -120,7 +121,13 @@ class _Reader(ABC):
         """The features and, behind them, the outputs of the classifier if one is kept."""
         if not getattr(self.backbone, "num_classes", 0):
             return features
-        return torch.cat([features, self.backbone.get_classifier()(features)], dim=1)
+        classifier = self.backbone.get_classifier()
+        if features.shape[1] != getattr(classifier, "in_features", features.shape[1]):
+            raise self._refuse(
+                f"scores of {features.shape[1]} features: its classifier takes the {classifier.in_features} of its own "
+                "pooling"
+            )
+        return torch.cat([features, classifier(features)], dim=1)
 
     def _refuse(self, what: str) -> ConfigError:
         return ConfigError(
@@ -180,34 +187,65 @@ class _TokenReader(_Reader):
 
 
 class _MapReader(_Reader):
-    """A network that ends in a map, (n, channels, rows, columns)."""
+    """Any other timm model: it ends in a map, or in tokens that it has normalised itself."""
 
     def pooled(self, images: Tensor, readouts: Sequence[Readout]) -> list[Tensor]:
-        if any(readout.pooling in ("cls", "cls+mean", "fc_norm") for readout in readouts):
-            raise self._refuse("class token and no tokens to norm")
+        if any(readout.pooling == "fc_norm" for readout in readouts):
+            raise self._refuse("norm behind a mean of patch tokens")
         layers = sorted({readout.layer for readout in readouts if readout.layer is not None})
-        plain = all(readout.layer is None and readout.pooling == "default" for readout in readouts)
-        if plain or not hasattr(self.backbone, "forward_intermediates"):
-            if layers:
-                raise self._refuse("stages that can be read")
+        stages: Mapping[int, Tensor] = {}
+        if layers:
+            end, stages = self._with_stages(images, layers)
+        else:
             end = self.backbone.forward_features(images)
-            return [self._pool(end, {None: end}, readout) for readout in readouts]
-        n_stages = len(self.backbone.feature_info)
-        if layers and layers[-1] > n_stages:
-            raise self._refuse(f"stage {layers[-1]}, only 1 to {n_stages}")
-        wanted = sorted({*(layer - 1 for layer in layers), n_stages - 1})
-        end, maps = self.backbone.forward_intermediates(images, indices=wanted, output_fmt="NCHW")
-        stages: dict[int | None, Tensor] = {stage + 1: each for stage, each in zip(wanted, maps, strict=True)}
-        stages[None] = stages[n_stages]
-        return [self._pool(end, stages, readout) for readout in readouts]
+        return [
+            self._at_end(end, readout) if readout.layer is None else self._of_stage(stages[readout.layer], readout)
+            for readout in readouts
+        ]
 
-    def _pool(self, end: Tensor, stages: Mapping[int | None, Tensor], readout: Readout) -> Tensor:
+    def _with_stages(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, Mapping[int, Tensor]]:
+        """What the model ends in, and the maps (n, channels, rows, columns) of some stages."""
+        if not hasattr(self.backbone, "forward_intermediates"):
+            raise self._refuse("stages that can be read")
+        n_stages = len(self.backbone.feature_info)
+        if layers[-1] > n_stages:
+            raise self._refuse(f"stage {layers[-1]}, only 1 to {n_stages}")
+        indices = [layer - 1 for layer in layers]
+        end, maps = self.backbone.forward_intermediates(images, indices=indices, output_fmt="NCHW")
+        return end, dict(zip(layers, maps, strict=True))
+
+    def _of_stage(self, stage: Tensor, readout: Readout) -> Tensor:
+        if readout.pooling in ("cls", "cls+mean"):
+            raise self._refuse("class token at a stage that can be read")
+        return stage.permute(0, 2, 3, 1) if readout.pooling == "tokens" else stage.mean(dim=(2, 3))
+
+    def _at_end(self, end: Tensor, readout: Readout) -> Tensor:
+        if readout.pooling == "default":
+            return self._with_scores(self.backbone.forward_head(end, pre_logits=True))
+        prefix, places = self._places(end)  # (n, n_prefix, dim), (n, rows, columns, dim)
         if readout.pooling == "tokens":
-            return stages[readout.layer].permute(0, 2, 3, 1)
-        if readout.layer is not None or readout.pooling == "mean":
-            pooled = stages[readout.layer].mean(dim=(2, 3))
-            return pooled if readout.layer is not None else self._with_scores(pooled)
-        return self._with_scores(self.backbone.forward_head(end, pre_logits=True))
+            return places
+        mean = places.mean(dim=(1, 2))
+        if readout.pooling == "mean":
+            return self._with_scores(mean)
+        if not prefix.shape[1]:
+            raise self._refuse("class token")
+        return self._with_scores(prefix[:, 0] if readout.pooling == "cls" else torch.cat([prefix[:, 0], mean], dim=1))
+
+    def _places(self, end: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands before the places, and the places; of tokens in no known grid one row."""
+        if end.ndim == 4:
+            channels_first = end.shape[1] == self.backbone.num_features and getattr(
+                self.backbone, "output_fmt", "NCHW"
+            ) in ("NCHW", Format.NCHW)
+            places = end.permute(0, 2, 3, 1) if channels_first else end
+            return places.new_empty(len(places), 0, places.shape[-1]), places
+        n_prefix = getattr(self.backbone, "num_prefix_tokens", 0)
+        prefix, tokens = end[:, :n_prefix], end[:, n_prefix:]
+        rows, columns = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", (1, tokens.shape[1]))
+        if rows * columns != tokens.shape[1]:
+            rows, columns = 1, tokens.shape[1]
+        return prefix, tokens.reshape(len(tokens), rows, columns, -1)
 
 
 class _OutputReader(_Reader):
@@ -218,6 +256,8 @@ class _OutputReader(_Reader):
             raise self._refuse("layers that can be read")
         if odd := {readout.pooling for readout in readouts} - {"default", "tokens"}:
             raise self._refuse(f"pooling {', '.join(sorted(odd))}: it puts out what it puts out")
+        if any(readout.flip or readout.token_grid for readout in readouts if readout.pooling == "tokens"):
+            raise self._refuse("places for its tokens that are known: they can be neither mirrored nor put on a grid")
         output: Tensor = self.backbone(images)  # (n, dim) or (n, n_tokens, dim)
         return [self._checked(output, readout) for readout in readouts]
 

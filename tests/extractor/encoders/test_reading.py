@@ -152,3 +152,67 @@ def test_register_tokens_are_no_patches() -> None:
     pooled = encoder(torch.ones(1, 3, 28, 28))
     torch.testing.assert_close(pooled[:, :32], with_registers[:, 0])
     torch.testing.assert_close(pooled[:, 32:], with_registers[:, 5:].mean(dim=1))
+
+
+@torch.inference_mode()
+def test_the_last_map_is_what_the_model_ends_in(images: Tensor) -> None:
+    torch.manual_seed(0)
+    efficient = Encoder(EncoderSpec(architecture="efficientnet_b0", input_px=32, pooling="default")).eval()
+    mean, default = efficient.read(images, [Readout(pooling="mean"), Readout(pooling="default")])
+    assert mean.shape == (3, 1280)  # behind the last convolution, not the 320 channels before it
+    torch.testing.assert_close(mean, default)
+
+
+@torch.inference_mode()
+def test_tokens_that_a_model_has_normalised_itself_in_either_layout(images: Tensor) -> None:
+    torch.manual_seed(0)
+    small: dict[str, int | float | str | bool] = {"img_size": 32, "patch_size": 4, "window_size": 2, "embed_dim": 12}
+    swin = Encoder(
+        EncoderSpec(architecture="swin_tiny_patch4_window7_224", arguments=small, input_px=32, pooling="default")
+    ).eval()
+    end = swin.backbone.forward_features(images)  # (n, rows, columns, dim)
+    mean, tokens = swin.read(images, [Readout(pooling="mean"), Readout(pooling="tokens")])
+    torch.testing.assert_close(mean, end.mean(dim=(1, 2)))
+    torch.testing.assert_close(tokens, end.flatten(1, 2))
+    arguments: dict[str, int | float | str | bool] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1}
+    arguments["num_heads"] = 2
+    beit = Encoder(
+        EncoderSpec(architecture="beit_base_patch16_224", arguments=arguments, input_px=32, pooling="default")
+    ).eval()
+    end = beit.backbone.forward_features(images)  # (n, 1 + 16, dim)
+    cls, mean = beit.read(images, [Readout(pooling="cls"), Readout(pooling="mean")])
+    torch.testing.assert_close(cls, end[:, 0])
+    torch.testing.assert_close(mean, end[:, 1:].mean(dim=1))
+
+
+@torch.inference_mode()
+def test_scores_are_of_the_features_that_the_classifier_takes(images: Tensor) -> None:
+    vit = Encoder(
+        EncoderSpec(
+            architecture="vit_tiny_patch16_224",
+            arguments={"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+            input_px=32,
+            pooling="cls",
+            n_scores=8,
+        )
+    )
+    assert vit.row_shape == (32 + 8,)
+    with pytest.raises(ConfigError, match=r"no scores of 64 features: its classifier takes the 32 of its own pooling"):
+        vit.read(images, [Readout(pooling="cls+mean")])
+
+
+class Tokens(torch.nn.Module):
+    """As an ONNX file that puts out tokens: nobody knows where in the image they stand."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(2).transpose(1, 2)
+
+
+@torch.inference_mode()
+def test_tokens_of_unknown_places_are_neither_mirrored_nor_put_on_a_grid(images: Tensor) -> None:
+    spec = EncoderSpec(architecture="onnx", input_px=32, pooling="tokens")
+    encoder = Encoder(spec, Tokens())
+    assert encoder(images).shape == (3, 1024, 3)
+    for readout in (Readout(pooling="tokens", flip=True), Readout(pooling="tokens", token_grid=(1, 4))):
+        with pytest.raises(ConfigError, match=r"can be neither mirrored nor put on a grid"):
+            encoder.read(images, [readout])
