@@ -70,12 +70,12 @@ def measure_cpu(setting: Setting) -> list[Measure]:
     """ViT-Ti, where what is not the model weighs most, and ViT-B."""
     quick = setting.options.quick
     measures = [
-        *against_bare(setting, TINY, ["a"], n_frames=128 if quick else 1024),
-        *against_bare(setting, TINY_112 if quick else TINY, ["a", "b", "c", "d"], n_frames=128 if quick else 256),
+        *against_bare(setting, TINY, ["a"], n_frames=128 if quick else 512),
+        *against_bare(setting, TINY_112 if quick else TINY, ["a", "b", "c", "d"], n_frames=128),
     ]
     if not quick:
-        measures += against_bare(setting, BASE, ["a"], n_frames=192)
-    return [*measures, duplicates(setting, TINY_112, n_frames=256 if quick else 2048)]
+        measures += against_bare(setting, BASE, ["a"], n_frames=96)
+    return [*measures, duplicates(setting, TINY_112, n_frames=256 if quick else 1024)]
 
 
 def measure_gpu(setting: Setting) -> list[Measure]:

@@ -77,7 +77,7 @@ def extract(
     For example: abaw extract --encoder mae,au,expr,v,a
     """
     from extractor.extraction.config import ExtractConfig
-    from featurestore.errors import unknown_name
+    from featurestore.errors import ConfigError, unknown_name
 
     from .console import print_json, progress_bar, say, tell_unreadable
     from .packing import tell_not_packed
@@ -96,6 +96,8 @@ def extract(
         reuse_duplicates=reuse_duplicates,
         share=_parse_share(share),
     )
+    if devices and device != "auto":
+        raise ConfigError(f"--device {device} and --devices {devices} exclude each other. Give one of them.")
     asked = _parse_asked(pooling, layers, token_grid, token_pca, views)
     from extractor.extraction.devices import extract_on, parse_devices  # torch: only for what can be done
 
@@ -104,7 +106,7 @@ def extract(
     store = opened.open_store()
     encoders = _load(opened, encoder, asked, allow_partial=allow_partial)
     if dry_run:
-        _tell_plan(store, encoders, config, json_=json_)
+        _tell_plan(opened, store, encoders, config, json_=json_)
         return
     with progress_bar(f"extract {','.join(encoders)}", "frames") as update:
 
@@ -221,16 +223,21 @@ def _parse_share(text: str) -> "Share":
 
 
 def _tell_plan(
-    store: "FeatureStore", encoders: "Mapping[str, Encoder]", config: "ExtractConfig", *, json_: bool
+    opened: "Workspace",
+    store: "FeatureStore",
+    encoders: "Mapping[str, Encoder]",
+    config: "ExtractConfig",
+    *,
+    json_: bool,
 ) -> None:
-    from extractor.extraction.planning import plan, tell_sizes
+    from extractor.extraction.planning import n_missing, plan, tell_sizes
     from heads.devices import resolve_device
 
     from .console import print_json, stdout
 
-    planned = plan(store, encoders, config, resolve_device(config.device), measure=False)
+    planned = plan(store, encoders, opened.images(), config, resolve_device(config.device), measure=False)
     if json_:
-        to_compute = {name: each.n_missing for name, each in planned.items()}
+        to_compute = {name: n_missing(store, name) for name in planned}
         disk_bytes = {name: each.layout.disk_bytes for name, each in planned.items()}
         print_json({"n_frames": store.n_frames, "to_compute": to_compute, "disk_bytes": disk_bytes})
         return

@@ -11,7 +11,7 @@ within a cosine of .999 of float32's.
 import gc
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -86,13 +86,16 @@ def calibrate(
     default = default_execution(device, precision, batch)
     if n_rows < WORTH_MEASURING_ROWS:
         return default
-    file = _cache_file(encoder, device, precision, batch)
+    file = _cache_file(encoder, device, n_rows, precision, batch)
     known = _read(file)
     if known is not None:
         return known
-    chosen, seconds = _Trial(encoder, device, n_rows).choose(default, precision, batch)
+    trial = _Trial(encoder, device, n_rows)
+    chosen, seconds = trial.choose(default, precision, batch)
     speed = f"{1 / seconds:,.0f} frames/s when tried on {device_name(device)}"
     on_note(f"{encoder.spec.described()}: {chosen.describe()}, {speed}")
+    if trial.was_cut_off:
+        return chosen  # a longer run may look for longer
     with suppress(OSError):  # a cache that cannot be written costs the next run its seconds, no more
         file.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(file) as part:
@@ -109,16 +112,14 @@ class _Trial:
         self._n_rows = n_rows
         self._spent_s = 0.0
         self._made: dict[Precision, Encoder] = {}
+        self.was_cut_off = False
 
     def choose(self, default: Execution, precision: Precision | None, batch: int | None) -> tuple[Execution, float]:
         """The best execution found within the time that it is worth, and its seconds a frame."""
-        batches = [batch] if batch else _GPU_BATCHES if self._device.type == "cuda" else _CPU_BATCHES
-        best = replace(default, batch=batches[0])
-        best_s = self._seconds_per_frame(best)
-        if best_s == float("inf"):
-            return self._smaller(best)
-        for change in self._changes(best, precision, batches):
+        best, best_s = self._beginning(default, fixed=precision is not None)
+        for change in self._changes(best, precision, batch):
             if self._spent_s > _SHARE * self._n_rows * best_s:
+                self.was_cut_off = True
                 break
             candidate = change(best)
             seconds = self._seconds_per_frame(candidate)
@@ -126,8 +127,20 @@ class _Trial:
                 best, best_s = candidate, seconds
         return self._perhaps_compiled(best, best_s)
 
+    def _beginning(self, default: Execution, *, fixed: bool) -> tuple[Execution, float]:
+        """The default, or what of it memory and exactness leave: a low precision must stay close to float32."""
+        execution, seconds = default, self._seconds_per_frame(default)
+        while seconds == float("inf") and execution.batch > 1:
+            execution = replace(execution, batch=execution.batch // 2)
+            seconds = self._seconds_per_frame(execution)
+        if not fixed and execution.precision != "float32" and seconds != float("inf"):
+            exact = replace(execution, precision="float32")
+            if not self._is_close(execution, exact):
+                return exact, self._seconds_per_frame(exact)
+        return execution, seconds
+
     def _changes(
-        self, first: Execution, precision: Precision | None, batches: Sequence[int]
+        self, first: Execution, precision: Precision | None, batch: int | None
     ) -> list[Callable[[Execution], Execution]]:
         """What to try on the best so far, from what changes most to what changes least."""
         changes: list[Callable[[Execution], Execution]] = []
@@ -136,16 +149,10 @@ class _Trial:
         modules = self._encoder.modules()
         if any(isinstance(each, Conv2d) and each.kernel_size != each.stride for each in modules):
             changes.append(lambda best: replace(best, channels_last=True))
-        changes += [partial(_with_batch, batch=batch) for batch in batches[1:]]
+        if batch is None:
+            sizes = _GPU_BATCHES if self._device.type == "cuda" else _CPU_BATCHES
+            changes += [partial(_with_batch, batch=size) for size in sizes if size != first.batch]
         return changes
-
-    def _smaller(self, execution: Execution) -> tuple[Execution, float]:
-        """The largest batch that memory does for."""
-        seconds = float("inf")
-        while seconds == float("inf") and execution.batch > 1:
-            execution = replace(execution, batch=execution.batch // 2)
-            seconds = self._seconds_per_frame(execution)
-        return execution, seconds
 
     def _perhaps_compiled(self, best: Execution, best_s: float) -> tuple[Execution, float]:
         """Compiled, if the run is so long that what compiling gains at best is more than what it takes."""
@@ -216,9 +223,12 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _cache_file(encoder: Encoder, device: torch.device, precision: Precision | None, batch: int | None) -> Path:
-    """One file a question."""
+def _cache_file(
+    encoder: Encoder, device: torch.device, n_rows: int, precision: Precision | None, batch: int | None
+) -> Path:
+    """One file a question; runs of one order of magnitude ask the same."""
     asked = {
+        "rows": len(str(n_rows)),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),

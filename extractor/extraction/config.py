@@ -84,12 +84,12 @@ class ExtractReport:
     seconds
         Wall time of the run.
     busy_s
-        Of these, the time in which the models ran.
+        Of these, the time in which the device worked: resizing, and the models.
     stages
         Stage -> seconds spent in it: ``read`` and ``decode`` in the threads that do it, ``write`` in that which writes,
         and of the thread that runs the models ``wait`` for decoded frames, ``upload``, ``forward`` and ``hand over``.
     notes
-        What a user should know: what was chosen, what memory did not do for.
+        What went otherwise than planned, such as memory that did not do for a whole batch.
     """
 
     computed: dict[str, int] = field(default_factory=dict)
@@ -109,5 +109,5 @@ class ExtractReport:
 
     @property
     def device_busy(self) -> float:
-        """Share of the time in which the models ran, in [0, 1]."""
+        """Share of the time in which the device worked, in [0, 1]."""
         return self.busy_s / self.seconds if self.seconds else 0.0

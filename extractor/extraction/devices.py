@@ -6,15 +6,18 @@ others finish their shares, and the same command computes what it left.
 """
 
 import multiprocessing
+import multiprocessing.synchronize
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 import torch
 
 from extractor.encoders.encoder import Encoder
@@ -95,18 +98,18 @@ def extract_on(
     WorkerError
         If a worker's process died; the other shares are complete, and nothing committed is lost.
     AbawError
-        What `extract` raises, from whichever worker it came first.
+        What `extract` raises, from whichever worker it came first; the others are then stopped.
     """
     if len(devices) == 1:
         config = replace(config, device=devices[0])
         return extract(store, encoders, images, config, on_progress=on_progress, on_note=on_note)
     started = time.perf_counter()
     first = resolve_device(devices[0])
-    images.check(store.frames)
-    planned = plan(store, encoders, config, first, on_note=on_note)
+    planned = plan(store, encoders, images, config, first, n_workers=len(devices), on_note=on_note)
+    begin(store, planned, images, config, first, on_progress=on_progress, on_note=on_note)
     if config.retry_unreadable:
         forget_unreadable(store, encoders, images)
-    begin(store, planned, images, config, first, on_note=on_note)
+    n_before = n_incomplete(store, encoders)
     with tempfile.TemporaryDirectory(prefix="abaw-") as folder:
         job = _Job(store, _ship(encoders, Path(folder)), images, config)
         with _Workers(devices, job) as workers:
@@ -114,9 +117,15 @@ def extract_on(
     for name in encoders:
         report.left[name] = store.n_frames - store.embedding(name).rows_done()
         report.reused[name] = store.n_frames - report.computed[name] - report.left[name]
+    report.n_frames = n_before - n_incomplete(store, encoders)  # workers whose chunks differ decode some frames twice
     report.seconds = time.perf_counter() - started
     report.busy_s /= len(devices)
     return report
+
+
+def n_incomplete(store: FeatureStore, names: Iterable[str]) -> int:
+    """Rows that at least one of the encoders has not."""
+    return int((~np.logical_and.reduce([store.embedding(name).committed() for name in names])).sum())
 
 
 def _ship(encoders: Mapping[str, Encoder], folder: Path) -> dict[str, tuple[Path, Readout]]:
@@ -152,6 +161,7 @@ class _Workers:
         self._devices = devices
         context = multiprocessing.get_context("spawn")
         self._messages: multiprocessing.Queue[_Message] = context.Queue()
+        self._stop = context.Event()  # an error that each of them would meet, or after which none is to go on
         n_on_cpu = devices.count("cpu")
         threads = max(1, torch.get_num_threads() // n_on_cpu) if n_on_cpu else None
         self._processes = []
@@ -159,7 +169,7 @@ class _Workers:
             outer, of = job.config.share
             share = Share((outer - 1) * len(devices) + number + 1, of * len(devices))
             config = replace(job.config, device=device, share=share, retry_unreadable=False)
-            arguments = (number, replace(job, config=config), threads, self._messages)
+            arguments = (number, replace(job, config=config), threads, self._messages, self._stop)
             self._processes.append(context.Process(target=_work, args=arguments, name=f"extract on {device}"))
 
     def __enter__(self) -> Self:
@@ -168,6 +178,7 @@ class _Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stop.set()
         for process in self._processes:
             process.join(_GRACE_S)  # interrupted from the keyboard, they write what they have
             if process.is_alive():
@@ -175,13 +186,15 @@ class _Workers:
                 process.join()
 
     def collect(self, on_progress: Callable[[int, int, int], None] | None) -> list[ExtractReport]:
-        """Wait for all; the first error is raised when the others are done."""
+        """Wait for all; an error ends the others where they are, a death does not, and either is raised at last."""
         states: dict[int, _Progress] = {}
         results: dict[int, _Result] = {}
         while len(results) < len(self._processes):
             for message in self._received():
                 if isinstance(message, _Result):
                     results[message.worker] = message
+                    if message.error is not None:
+                        self._stop.set()
                 else:
                     states[message.worker] = message
             if on_progress is not None and states:
@@ -190,9 +203,9 @@ class _Workers:
             for number, process in enumerate(self._processes):
                 if number not in results and process.exitcode is not None and self._messages.empty():
                     results[number] = _Result(number, None, self._died(number, process.exitcode))
-        for result in results.values():
-            if result.error is not None:
-                raise result.error
+        errors = [result.error for result in results.values() if result.error is not None]
+        if errors:
+            raise errors[0]
         return [result.report for result in results.values() if result.report is not None]
 
     def _received(self) -> list[_Message]:
@@ -215,22 +228,40 @@ class _Workers:
         )
 
 
-def _work(number: int, job: _Job, threads: int | None, messages: "multiprocessing.Queue[_Message]") -> None:
+class _StoppedError(Exception):
+    """Another worker has met an error."""
+
+
+def _work(
+    number: int,
+    job: _Job,
+    threads: int | None,
+    messages: "multiprocessing.Queue[_Message]",
+    stop: "multiprocessing.synchronize.Event",
+) -> None:
     """What each process does."""
     if threads is not None:
         torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
 
     def on_progress(done: int, total: int, failed: int) -> None:
-        if parent is not None and not parent.is_alive():
-            raise SystemExit(1)  # nobody is left to report to; what was computed is committed on the way out
+        if stop.is_set() or (parent is not None and not parent.is_alive()):
+            raise _StoppedError  # what was computed is committed on the way out
         messages.put(_Progress(number, done, total, failed))
 
+    result = _Result(number, None, None)
     try:
         report = extract(job.store, _unship(job.encoders), job.images, job.config, on_progress=on_progress)
-        messages.put(_Result(number, report, None))
+        result = _Result(number, report, None)
+    except (_StoppedError, KeyboardInterrupt):
+        pass  # told by whoever stopped it
     except AbawError as error:
-        messages.put(_Result(number, None, error))
+        result = _Result(number, None, error)
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        told = f"The worker on {job.config.device} met {type(error).__name__}: {error}. Its trace:\n{trace}"
+        result = _Result(number, None, WorkerError(told))
+    messages.put(result)
     messages.close()
     messages.join_thread()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from extractor.pixels.preprocess import resizing_on
 from extractor.precision import Precision, choose_precision
 from featurestore.embedding import Embedding
 from featurestore.provenance import JsonScalar
@@ -35,6 +36,7 @@ class Execution:
         """What the store notes, beside precision and batch that it keeps anyway."""
         return {
             "device": device_name(device),
+            "resized_as": resizing_on(device),
             "channels_last": self.channels_last,
             "compiled": self.compiled,
         }
@@ -73,6 +75,11 @@ def recorded_execution(embedding: Embedding, asked: str, device: torch.device) -
         channels_last=facts.get("channels_last") is True,
         compiled=facts.get("compiled") is True,
     )
+
+
+def is_resized_otherwise(embedding: Embedding, device: torch.device) -> bool:
+    """Whether the rows that are there were resized in another arithmetic than the device's."""
+    return embedding.provenance.execution.get("resized_as") != resizing_on(device)
 
 
 def device_name(device: torch.device) -> str:

@@ -78,12 +78,10 @@ def extract(
     device = resolve_device(config.device)
     started = time.perf_counter()
     report, stages = ExtractReport(), StageTimes()
-    if config.retry_unreadable:
-        images.check(store.frames)
-    planned = plan(store, encoders, config, device, on_note=on_note)
-    if config.retry_unreadable:  # only now: what cannot be computed again is not taken back
+    planned = plan(store, encoders, images, config, device, on_note=on_note)
+    planned = begin(store, planned, images, config, device, on_progress=on_progress, on_note=on_note)
+    if config.retry_unreadable:  # last: what cannot be computed again was refused by now, and is not taken back
         forget_unreadable(store, encoders, images)
-    begin(store, planned, images, config, device, on_note=on_note)
     with ExitStack() as stack:
         mappers = stack.enter_context(open_mappers(store, planned, config, device))
         for output in (output for mapper in mappers for output in mapper.outputs):

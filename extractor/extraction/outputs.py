@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from extractor.encoders.encoder import Encoder
 from extractor.encoders.readout import Readout
 from extractor.encoders.tokenpca import TokenProjector
 from extractor.versions import versions
-from featurestore.errors import EncoderMismatchError
+from featurestore.errors import ConfigError
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
 from featurestore.writer import WHOLE, ChunkTask, EmbeddingWriter, Share
@@ -65,19 +65,11 @@ def open_output(
     Raises
     ------
     EncoderMismatchError
-        If the name belongs to other weights, preprocessing or precision, or its rows were imported without the
-        projection that they went through.
+        If the name belongs to other weights, preprocessing or precision by now.
     """
-    made_by = replace(provenance, projection=store.embedding(name).provenance.projection)
-    opened = store.writer(name, made_by, row_shape=stored_shape(encoder), dtype=np.dtype(stored))
+    opened = store.writer(name, provenance, row_shape=stored_shape(encoder), dtype=np.dtype(stored))
     with opened as writer:
         projection = writer.embedding.projection
-        if projection is None and encoder.readout.n_components is not None:
-            raise EncoderMismatchError(
-                f"The rows of {name!r} came from a file without the projection that their tokens went through, so it "
-                f"cannot go on (store: {store.location}). Extract under another name, or import a .zarr.zip, which "
-                "carries it."
-            )
         tasks = writer.pending(share)
         n_pending = _n_rows(tasks)
         yield Output(
@@ -121,6 +113,11 @@ def describe(encoder: Encoder, execution: Execution, weights: str, device: torch
 def stored_shape(encoder: Encoder) -> tuple[int, ...]:
     """Shape of one frame's row in the store."""
     n_components = encoder.readout.n_components
+    if n_components is not None and n_components > encoder.row_shape[-1]:
+        raise ConfigError(
+            f"Tokens of {encoder.row_shape[-1]} dimensions are projected to 1 to {encoder.row_shape[-1]}, not to "
+            f"{n_components}. Give --token-pca in that range, or leave it out."
+        )
     return encoder.row_shape if n_components is None else (*encoder.row_shape[:-1], n_components)
 
 

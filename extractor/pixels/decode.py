@@ -78,10 +78,17 @@ def decode_image(raw: bytes) -> NDArray[np.uint8]:
 def _decode_by_pillow(raw: bytes) -> NDArray[np.uint8]:
     try:
         with Image.open(BytesIO(raw)) as image:
+            if image.mode.startswith("I;16"):  # `convert` would cut off at 255 and not scale
+                grey = (np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            if image.mode in ("I", "F"):
+                raise ImageError(f"cannot decode: pixels of mode {image.mode!r} have no known range")
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ImageError("cannot decode: not an image") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers of rarer formats raise whatever they stumble over
         raise ImageError(f"cannot decode: {error}") from error
 
 

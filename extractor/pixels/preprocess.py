@@ -103,6 +103,11 @@ def assemble(groups: Sequence[tuple[Tensor, Tensor]], spec: EncoderSpec, *, n: i
     return images
 
 
+def resizing_on(device: torch.device) -> str:
+    """The arithmetic of resizing there: ``bytes`` or ``float32``; the two differ by rounding."""
+    return "bytes" if _resizes_bytes(device) else "float32"
+
+
 def resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
     """Resize (k, 3, height, width) in [0, 255] to a square of `side` pixels, as float32; uint8 is the faster."""
     return _as_float(_resized(pixels, side, interpolation))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import prod
 from time import perf_counter
 from typing import Final
 
@@ -30,6 +31,7 @@ from .duplicates import Duplicates
 from .stages import StageTimes
 
 _BATCHES_AHEAD: Final = 3  # at the least
+_MOST_BATCH_BYTES: Final = 1 << 30  # of pixels in one buffer; larger images are stacked one by one
 _PIECE: Final = 32  # frames of a batch that one thread decodes in a go
 
 
@@ -246,6 +248,8 @@ class _Batch:
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         if self._shape is None:
+            if len(self._rows) * prod(shape) > _MOST_BATCH_BYTES:
+                return False  # a giant among them must not give all of them its size
             with self._lock:
                 if self._shape is None:
                     size = (len(self._rows), *shape)

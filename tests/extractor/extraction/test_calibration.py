@@ -1,6 +1,7 @@
 """Choosing how to run: what is fixed stays, what is measured is kept, and short runs are not measured."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,33 +54,62 @@ def test_a_short_run_takes_the_defaults(tiny_encoder: Encoder, cache: Path) -> N
     assert not cache.exists()
 
 
-def test_a_slower_choice_and_an_inexact_one_are_not_taken(
-    tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = _Trial(tiny_encoder, CPU, 1_000_000)
-    seconds = {8: 2.0, 16: 1.0, 32: 0.99, 64: 3.0}
-    monkeypatch.setattr(trial, "_seconds_per_frame", lambda execution: seconds[execution.batch])
+def trial_of(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Execution], float], n_rows: int = 10**6
+) -> _Trial:
+    """A trial whose clock is ours; what the encoder puts out is its own."""
+    trial = _Trial(encoder, CPU, n_rows)
+    monkeypatch.setattr(trial, "_seconds_per_frame", seconds)
     monkeypatch.setattr(trial, "_perhaps_compiled", lambda best, best_s: (best, best_s))
-    first = Execution(precision="float32", batch=8)
-    assert trial.choose(first, "float32", None) == (replace(first, batch=16), 1.0)  # 32 is no 3 % faster
+    return trial
 
-    trial = _Trial(tiny_encoder, CPU, 1_000_000)
-    fast = {"bfloat16": 1.0, "float32": 0.1}
-    monkeypatch.setattr(trial, "_seconds_per_frame", lambda execution: fast[execution.precision])
-    low = Execution(precision="bfloat16", batch=8)
-    assert trial._is_close(low, replace(low, precision="float32"))
-    with torch.no_grad():
+
+def test_what_is_a_little_faster_is_not_worth_it(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {8: 2.0, 16: 1.0, 32: 1.01, 64: 3.0}
+    trial = trial_of(tiny_encoder, monkeypatch, lambda execution: seconds[execution.batch])
+    first = Execution(precision="float32", batch=32)
+    assert trial.choose(first, "float32", None) == (first, 1.01)  # 16 is no 3 % faster
+    seconds[8] = 0.5
+    assert trial.choose(first, "float32", None) == (replace(first, batch=8), 0.5)
+
+
+def test_a_low_precision_must_be_close_and_fast(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, exact = Execution(precision="bfloat16", batch=8), Execution(precision="float32", batch=8)
+    fast = {"bfloat16": 1.0, "float32": 2.0}
+    trial = trial_of(tiny_encoder, monkeypatch, lambda execution: fast[execution.precision])
+    assert trial.choose(low, None, 8) == (low, 1.0)
+    slow = {"bfloat16": 2.0, "float32": 1.0}
+    trial = trial_of(tiny_encoder, monkeypatch, lambda execution: slow[execution.precision])
+    assert trial.choose(low, None, 8) == (exact, 1.0)
+    with torch.no_grad():  # positions so large that bfloat16 loses the image beside them
         tiny_encoder.backbone.pos_embed.mul_(1e6)  # type: ignore[union-attr, operator]
         tiny_encoder.backbone.pos_embed.add_(1e6)  # type: ignore[union-attr, operator]
-    trial = _Trial(tiny_encoder, CPU, 1_000_000)
-    assert not trial._is_close(low, replace(low, precision="float32"))
+    trial = trial_of(tiny_encoder, monkeypatch, lambda execution: fast[execution.precision])
+    assert trial.choose(low, None, 8) == (exact, 2.0)
+    assert trial.choose(low, "bfloat16", 8) == (low, 1.0)  # asked for
+
+
+def test_a_search_that_was_cut_off_is_not_kept(
+    tiny_encoder: Encoder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractor.extraction.calibration._SHARE", 0.0)
+    assert calibrate(tiny_encoder, CPU, n_rows=WORTH_MEASURING_ROWS).batch == 32
+    assert not cache.exists()
+
+
+def test_what_memory_does_not_do_for_is_halved(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = trial_of(
+        tiny_encoder, monkeypatch, lambda execution: float("inf") if execution.batch > 4 else 1.0 / execution.batch
+    )
+    chosen, _ = trial.choose(Execution(precision="float32", batch=32), "float32", None)
+    assert chosen.batch == 4
 
 
 def test_networks_of_convolutions_may_like_their_channels_last(cache: Path) -> None:
     torch.manual_seed(0)
     encoder = Encoder(EncoderSpec(architecture="resnet10t", input_px=32, pooling="default")).eval()
     first = Execution(precision="float32", batch=8)
-    tried = [change(first) for change in _Trial(encoder, CPU, 10**6)._changes(first, None, [8, 16])]
+    tried = [change(first) for change in _Trial(encoder, CPU, 10**6)._changes(first, None, None)]
     assert replace(first, channels_last=True) in tried
 
 

@@ -1,5 +1,7 @@
 """Several readouts of one backbone in one pass, tokens, precision: what stands in the store afterwards."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from extractor.encoders.encoder import Encoder
 from extractor.encoders.readout import Readout
 from extractor.encoders.spec import EncoderSpec
 from extractor.extraction.config import ExtractConfig
+from extractor.extraction.execution import Execution
 from extractor.extraction.extract import extract
-from extractor.extraction.planning import sample_rows
-from featurestore.errors import ConfigError, EncoderMismatchError, MissingFileError
+from extractor.extraction.fitting import sample_rows
+from featurestore.errors import ConfigError, EncoderMismatchError, MissingFileError, StoreError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
+from featurestore.writer import Share
 
 CONFIG = ExtractConfig(batch=16, device="cpu")
 
@@ -133,3 +137,48 @@ def test_what_cannot_be_read_is_refused_before_anything_is_made(
             extract(store, {"good": tiny_encoder, "bad": encoder}, images, CONFIG)
     assert "good" not in store
     assert "bad" not in store
+
+
+def test_projections_of_one_backbone_are_fitted_in_one_pass(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path
+) -> None:
+    counted = CountedPasses(tiny_encoder)
+    readouts = {f"t{at}": Readout(pooling="tokens", layer=at, n_components=3) for at in (1, 2)}
+    extract(store, {n: tiny_encoder.with_readout(r) for n, r in readouts.items()}, images, CONFIG)
+    assert counted.n_images == len(sample_rows(frames)) + 160  # the sample, then all frames: once each
+    for name, readout in readouts.items():
+        alone = FeatureStore.create(tmp_path / name, frames)
+        extract(alone, {name: tiny_encoder.with_readout(readout)}, images, CONFIG)
+        assert np.array_equal(alone.embedding(name).load(), store.embedding(name).load())
+
+
+def test_rows_that_cannot_be_computed_again_are_not_taken_back(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, image_root: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(image_root, tmp_path / "broken")
+    (broken / "v0" / "00004.jpg").write_bytes(b"torn")
+    made = {"t": tiny_encoder.with_readout(Readout(pooling="tokens", n_components=3))}
+    extract(store, made, ImageFolder(broken), CONFIG)
+    projection = tmp_path / "features" / "t" / "projection" / "mean"
+    (chunk,) = (path for path in projection.iterdir() if path.name != "zarr.json")
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    with pytest.raises(StoreError, match=r"projection"):
+        extract(store, made, images, replace(CONFIG, retry_unreadable=True))
+    assert FeatureStore.open(tmp_path / "features").embedding("t").rows_done() == 150
+
+
+def test_the_worker_that_begins_first_decides_for_all(
+    store: FeatureStore, tiny_encoder: Encoder, images: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = FeatureStore.open(store.location)
+
+    def slow(*_: object, **__: object) -> Execution:
+        """A calibration during which another worker makes the group, and computes a part of it."""
+        monkeypatch.undo()  # of the other one, too
+        extract(others, {"e": tiny_encoder}, images, replace(CONFIG, batch=32, share=Share(1, 2)))
+        return Execution(precision="float32", batch=8)
+
+    monkeypatch.setattr("extractor.extraction.planning.calibrate", slow)
+    extract(store, {"e": tiny_encoder}, images, ExtractConfig(device="cpu"))
+    assert store.embedding("e").batch_rows == 32
+    assert store.embedding("e").is_complete()

@@ -4,6 +4,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,16 @@ def test_the_readers_memory_does_not_grow_with_the_frames(folder: Path, table_of
     tracemalloc.stop()
     assert kept < 200_000  # a string a row would be 3 MB
     assert reader.paths[np.int64(3)] == "0.png"
+
+
+def test_images_of_sixteen_bits_keep_their_greys_and_those_without_a_range_are_refused() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    raw = BytesIO()
+    Image.fromarray(ramp).save(raw, format="PNG")
+    decoded = decode_image(raw.getvalue())
+    assert decoded.shape == (64, 64, 3)
+    np.testing.assert_array_equal(decoded[:, :, 0], np.round(ramp / 257))
+    raw = BytesIO()
+    Image.fromarray(ramp.astype(np.float32)).save(raw, format="TIFF")
+    with pytest.raises(ImageError, match=r"pixels of mode 'F' have no known range"):
+        decode_image(raw.getvalue())
