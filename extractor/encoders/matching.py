@@ -7,9 +7,9 @@ alone (decoders, mask tokens, classifiers) is dropped and counted.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import torch
 from pydantic import JsonValue
@@ -28,8 +28,11 @@ _TRAINING_PARTS: Final[Mapping[str, re.Pattern[str]]] = {
     "heads of the pre-training": re.compile(r"(?:dino_head|ibot_head|projectors?|predictor|contrastive|norms)\."),
 }
 _CLASSIFIER: Final = re.compile(r"(?:head|fc|classifier|head_dist|last_linear|logits|margin|arcface)\.")
-# Parts whose presence changes what is computed, even where the backbone has nothing of that name.
-_COMPUTING: Final = re.compile(r"(?:norm_pre|patch_norm|blocks|layers?\d*|stages|features|conv\w*|bn\d*)\.|[^.]+$")
+# Parts whose presence changes what is computed, even where the backbone has nothing of that name. A single parameter
+# computes if it is a token or a position; others serve the training (log_vars, logit_scale, queue).
+_COMPUTING: Final = re.compile(
+    r"(?:norm_pre|patch_norm|blocks|layers?\d*|stages|features|conv\w*|bn\d*)\.|\w*(?:token|embed|position|prompt)\w*$"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,7 @@ class MatchReport:
     unexpected: tuple[str, ...] = ()  # of the file, not used
     reinitialised: Mapping[str, str] = field(default_factory=dict)  # name -> how it was filled otherwise
     dropped: Mapping[str, int] = field(default_factory=dict)  # what belongs to training alone -> tensors
+    others: tuple[str, ...] = ()  # further sets of weights in the file, such as an average of these
 
     @property
     def is_partial(self) -> bool:
@@ -61,6 +65,7 @@ class MatchReport:
             "unexpected": list(self.unexpected),
             "reinitialised": dict(self.reinitialised),
             "dropped": dict(self.dropped),
+            "others": list(self.others),
         }
 
     @classmethod
@@ -81,6 +86,7 @@ class MatchReport:
             unexpected=_names(values, "unexpected"),
             reinitialised={name: f"{how}" for name, how in _mapping(values, "reinitialised").items()},
             dropped={why: int(f"{n}") for why, n in _mapping(values, "dropped").items()},
+            others=_names(values, "others") if "others" in values else (),
         )
 
     def rows(self) -> list[tuple[str, int, str]]:
@@ -95,6 +101,8 @@ class MatchReport:
             rows.append(("of another shape", len(shapes), _few(shapes)))
         rows.append(("unexpected", len(self.unexpected), _few(self.unexpected)))
         rows.extend(("dropped", n, why) for why, n in self.dropped.items())
+        if self.others:
+            rows.append(("other sets", len(self.others), f"{_few(self.others)}: weights in the file too, not taken"))
         return rows
 
 
@@ -120,8 +128,9 @@ def fit_weights(
         If less than all of the backbone is filled, or the file has more in it, and `allow_partial` is not set; or if
         nothing fits, or a value is not finite.
     """
+    own = backbone.state_dict()
     prefix = best_prefix(state, backbone)
-    inner = without_prefix(state, prefix)
+    inner = _inside(state, prefix, own.keys())
     dropped = {f"outside {prefix!r}": len(state) - len(inner)} if len(inner) < len(state) else {}
     for what, pattern in _TRAINING_PARTS.items():
         if n := sum(pattern.match(name) is not None for name in inner):
@@ -129,7 +138,7 @@ def fit_weights(
     # The mask token stays for now: timm's filter knows DINOv2 by it.
     given = own_names({n: t for n, t in inner.items() if n == "mask_token" or not _is_for_training(n)})
     named = {name: tensor for name, tensor in timm_names(given, backbone).items() if not _is_for_training(name)}
-    own = backbone.state_dict()
+    has_fc_norm = any(name.endswith("fc_norm.weight") for name in state)
 
     filled: dict[str, Tensor] = {}
     mismatched: dict[str, str] = {}
@@ -145,17 +154,23 @@ def fit_weights(
                     reinitialised[name] = _resampling(name, given[name], start)
         elif name.endswith("num_batches_tracked"):
             reinitialised[name] = "a count of training steps, which files of old versions lack and inference ignores"
-        elif (twin := name.replace("fc_norm.", "norm.")) != name and twin in named and twin not in own:
+        elif (
+            (twin := name.replace("fc_norm.", "norm.")) != name
+            and twin in named
+            and twin not in own
+            and not has_fc_norm
+        ):
             filled[name] = named[twin]
             reinitialised[name] = "from norm: a raw MAE has no fc_norm"
         else:
             missing.append(name)
 
     unexpected: list[str] = []
-    for name in named.keys() - own.keys():
-        if _CLASSIFIER.match(name) and name.split(".")[0] not in {each.split(".")[0] for each in own}:
-            dropped["classifier"] = dropped.get("classifier", 0) + 1
-        elif name in ("norm.weight", "norm.bias") and "fc_norm.weight" in own:
+    classifier = _classifier_names(named, backbone)
+    if classifier:
+        dropped["classifier"] = len(classifier)
+    for name in named.keys() - own.keys() - classifier:
+        if name in ("norm.weight", "norm.bias") and "fc_norm.weight" in own:
             if "fc_norm.weight" in named:
                 dropped["norm, in whose place fc_norm stands"] = (
                     dropped.get("norm, in whose place fc_norm stands", 0) + 1
@@ -179,6 +194,60 @@ def fit_weights(
     return report
 
 
+def surplus_names(names: Iterable[str], backbone: nn.Module) -> list[str]:
+    """What of a file computes something that a backbone does not: its names, in the backbone's form.
+
+    Neither a classifier nor what belongs to training counts.
+    """
+    left = {name for name in names if not _is_for_training(name)}
+    left -= backbone.state_dict().keys() | _classifier_names(left, backbone)
+    return _computing(sorted(left), backbone)
+
+
+def _computing(names: Iterable[str], backbone: nn.Module) -> list[str]:
+    parts = {name.split(".")[0] for name in backbone.state_dict()}
+    return [name for name in names if name.split(".")[0] in parts or _COMPUTING.match(name)]
+
+
+def _classifier_names(names: Iterable[str], backbone: nn.Module) -> set[str]:
+    """Those of the layer that gives scores, which the backbone does not have.
+
+    timm says of each of its networks where that layer is (``head.fc``): other parts of ``head`` compute features.
+    """
+    own = backbone.state_dict().keys()
+    parts = {name.split(".")[0] for name in own}
+    layers = tuple(f"{layer}." for layer in _classifiers(backbone))
+    return {
+        name
+        for name in names
+        if name not in own
+        and (name.startswith(layers) or (_CLASSIFIER.match(name) is not None and name.split(".")[0] not in parts))
+    }
+
+
+def _classifiers(backbone: nn.Module) -> list[str]:
+    """Where timm puts the scores of a network: "head.fc"; where it is a small network of its own, all of that."""
+    config: Any = getattr(backbone, "pretrained_cfg", None) or {}  # a timm mapping, whose values are of all types
+    told = config.get("classifier") or ()
+    layers = []
+    for layer in (told,) if isinstance(told, str) else told:
+        around = layer.rpartition(".")[0]
+        is_whole = "." in around and not any(name.startswith(f"{around}.") for name in backbone.state_dict())
+        layers.append(around if is_whole else layer)
+    return layers
+
+
+def _inside(state: Mapping[str, Tensor], prefix: str, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The tensors under a prefix, and of those beside it what the backbone wants, such as a model's own fc_norm."""
+    inner = without_prefix(state, prefix)
+    words = prefix.split(".")[:-1]
+    for n in reversed(range(len(words))):
+        around = "".join(f"{word}." for word in words[:n])
+        beside = without_prefix(state, around)
+        inner |= {name: tensor for name, tensor in beside.items() if name in wanted and name not in inner}
+    return inner
+
+
 def _check(
     report: MatchReport, backbone: nn.Module, filled: Mapping[str, Tensor], *, allow_partial: bool, where: str
 ) -> None:
@@ -188,8 +257,7 @@ def _check(
             f"None of the {report.total} tensors of {kind} is in {where}, whose names begin "
             f"{_few(report.unexpected) or 'nowhere'}. Name the architecture that the file was made with."
         )
-    parts = {name.split(".")[0] for name in backbone.state_dict()}
-    surplus = [name for name in report.unexpected if name.split(".")[0] in parts or _COMPUTING.match(name)]
+    surplus = _computing(report.unexpected, backbone)
     if (report.is_partial or surplus) and (not allow_partial or not report.matched):
         found = [f"{report.matched} of {report.total} tensors of {kind} are in {where}"]
         if report.missing:
@@ -225,7 +293,8 @@ def _difference(tensor: Tensor, start: Tensor) -> str:
     """In what a tensor cannot fill a place; empty if it can."""
     if tensor.shape != start.shape:
         return f"{tuple(tensor.shape)} in the file, {tuple(start.shape)} in the architecture"
-    if start.is_floating_point() and not tensor.is_floating_point():
+    # Eight bits mean little without the scale that goes with them.
+    if start.is_floating_point() and (not tensor.is_floating_point() or tensor.dtype.itemsize < 2):
         return f"{tensor.dtype} in the file, which is quantised".replace("torch.", "")
     return ""
 

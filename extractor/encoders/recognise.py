@@ -16,12 +16,20 @@ from featurestore.errors import StoreError
 
 from .architectures import native_px, plain_model
 from .iresnet import IRESNET_BLOCKS
+from .matching import surplus_names
 from .renaming import own_names, query_or_value_biases, timm_names, without_prefix, wrapping_prefixes
 from .spec import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec, Pooling
 
 _Size = TypeVar("_Size", bound=tuple[int, ...])
 _HALF: Final = (0.5, 0.5, 0.5)
 _MAX_NAMES: Final = 8
+
+# Forms that tell how their pixels were normalised, or what they compute.
+VGG_FACE: Final = "VGG-Face (Albanie)"
+HSEMOTION: Final = "HSEmotion"
+FOAMLIU: Final = "MobileFaceNet (foamliu)"
+# Of pixels that are not scaled, in 0..255, with a deviation of one grey level.
+_VGG_FACE_MEAN: Final = (129.186279296875 / 255, 104.76238250732422 / 255, 93.59396362304688 / 255)
 
 # (width, blocks, patch side in pixels) -> timm name
 _PLAIN_VITS: Final[Mapping[tuple[int, int, int], str]] = {
@@ -55,11 +63,10 @@ _CONVOLUTIONAL: Final[Mapping[str, tuple[str, ...]]] = {  # a name that only thi
     "conv_stem.weight": ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3"),
     "stem.0.weight": tuple(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
     "downsample_layers.0.0.weight": tuple(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
-    "features.28.weight": ("vgg16", "vgg19"),
-    "features.25.weight": ("vgg13",),
+    "features.0.weight": ("vgg11", "vgg13", "vgg16", "vgg19"),
     "layer1.0.conv1.weight": tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
 }
-# Same names and shapes, other padding and epsilon: the file cannot tell which.
+# Same names and shapes, other padding and epsilon: only HSEmotion's way to keep its classifier tells which.
 _TWINS: Final[Mapping[str, str]] = {f"efficientnet_b{n}": f"tf_efficientnet_b{n}" for n in range(4)}
 
 
@@ -76,7 +83,7 @@ class Recognised:
     std: tuple[float, float, float]
     interpolation: Literal["bicubic", "bilinear"]
     pooling: Pooling
-    assumed: tuple[str, ...]  # of these fields, those that the file does not tell
+    assumed: tuple[str, ...]  # of these fields, and of num_heads, those that the file does not tell
 
     def spec(self) -> EncoderSpec:
         """The encoder that it makes, without scores."""
@@ -109,7 +116,7 @@ def recognise(state: Mapping[str, Tensor], *, file_name: str = "") -> Recognised
     for prefix in wrapping_prefixes(state):
         inner = own_names(without_prefix(state, prefix))
         found = _transformer(inner, prefix, file_name) or _face_network(state, inner, prefix)
-        found = found or _convolutional(inner, prefix)
+        found = found or _convolutional(inner, prefix, _published_form(without_prefix(state, prefix), file_name))
         if found is not None:
             return found
     first = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in list(state.items())[:_MAX_NAMES])
@@ -142,11 +149,12 @@ def _plain_vit(state: Mapping[str, Tensor], prefix: str, size: tuple[int, int, i
     has_head = any(name in state for name in ("head.weight", "head.0.weight"))
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     pooling: Pooling = "fc_norm"
-    assumed: tuple[str, ...] = ("mean", "std", "pooling")
+    # Attention in 6 heads or in 12 has weights of one shape: MoCo-v3's ViT-S has 12, where timm's has 6.
+    assumed: tuple[str, ...] = ("mean", "std", "pooling", "num_heads")
     if "decoder_embed.weight" in state:
-        form, assumed = "facebook MAE, with decoder", ("pooling",)
+        form, assumed = "facebook MAE, with decoder", ("pooling", "num_heads")
     elif "fc_norm.weight" in state:
-        form, assumed = "ViT fine-tuned with fc_norm, as from facebook MAE", ("mean", "std")
+        form, assumed = "ViT fine-tuned with fc_norm, as from facebook MAE", ("mean", "std", "num_heads")
     elif has_head:
         form, pooling = "timm ViT with classifier", "cls"
         mean, std = _habits(architecture)[:2]
@@ -207,7 +215,7 @@ def _face_network(original: Mapping[str, Tensor], state: Mapping[str, Tensor], p
         form, architecture = "MobileFaceNet (InsightFace_Pytorch)", "mobilefacenet"
         dim = len(state["linear.weight"])
         if "conv2_pw.conv.weight" in state:
-            form, arguments, mean, std = "MobileFaceNet (foamliu)", {"form": "foamliu"}, IMAGENET_MEAN, IMAGENET_STD
+            form, arguments, mean, std = FOAMLIU, {"form": "foamliu"}, IMAGENET_MEAN, IMAGENET_STD
         elif f"{prefix}conv_sep.layers.0.weight" in original:
             form = "MobileFaceNet (arcface_torch)"
         if (width := len(state["conv1.conv.weight"]) // 64) != 1:
@@ -222,22 +230,38 @@ def _face_network(original: Mapping[str, Tensor], state: Mapping[str, Tensor], p
     )  # fmt: skip
 
 
-def _convolutional(state: Mapping[str, Tensor], prefix: str) -> Recognised | None:
-    """The first of a family's members whose every tensor is there, in its shape."""
+def _published_form(state: Mapping[str, Tensor], file_name: str) -> str:
+    """Whose file of a convolutional network it is, by names that others do not use; empty if it could be anyone's."""
+    if {"conv1_1.weight", "fc6.weight"} <= state.keys():
+        return VGG_FACE
+    if "conv_stem.weight" in state and ("classifier.0.weight" in state or file_name.startswith("enet_b")):
+        return HSEMOTION
+    return ""
+
+
+def _convolutional(state: Mapping[str, Tensor], prefix: str, form: str) -> Recognised | None:
+    """The member of a family whose every tensor is there, in its shape, and that has all that computes in the file."""
     family = next((known for mark, known in _CONVOLUTIONAL.items() if any(name.startswith(mark) for name in state)), ())
     architecture = next((name for name in family if _is_whole(name, state)), None)
     if architecture is None:
         return None
+    if form == HSEMOTION:
+        architecture = _TWINS.get(architecture, architecture)
     if architecture in _TWINS:
         raise StoreError(
             f"These weights are of {architecture!r} or of {_TWINS[architecture]!r}, whose names and shapes are the "
             "same and which compute different things. Say which with --arch (HSEmotion's are the second)."
         )
     mean, std, interpolation = _habits(architecture)
+    assumed: tuple[str, ...] = ("input_px", "mean", "std", "interpolation")
+    if form == VGG_FACE:
+        mean, std, assumed = _VGG_FACE_MEAN, (1 / 255, 1 / 255, 1 / 255), ("input_px", "interpolation")
+    elif form == HSEMOTION:
+        mean, std, interpolation, assumed = IMAGENET_MEAN, IMAGENET_STD, "bilinear", ("input_px", "interpolation")
     return Recognised(
-        form=f"timm {architecture}", prefix=prefix, architecture=architecture, arguments={},
+        form=form or f"timm {architecture}", prefix=prefix, architecture=architecture, arguments={},
         input_px=native_px(architecture), mean=mean, std=std, interpolation=interpolation, pooling="default",
-        assumed=("input_px", "mean", "std", "interpolation"),
+        assumed=assumed,
     )  # fmt: skip
 
 
@@ -247,7 +271,7 @@ def _is_whole(architecture: str, state: Mapping[str, Tensor]) -> bool:
         converted = timm_names(state, model)
     except StoreError:
         return False
-    return all(
+    return not surplus_names(converted, model) and all(
         name in converted and converted[name].shape == tensor.shape
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")

@@ -35,12 +35,15 @@ _VGG_CONVOLUTIONS: Final[Mapping[str, int]] = {
 
 
 def wrapping_prefixes(names: Iterable[str]) -> list[str]:
-    """All runs of wrapping words that some names begin with, such as ``module.model.``; the empty one is the first."""
+    """All runs of wrapping words that some names begin with, such as ``module.model.``, the empty one first.
+
+    Of a teacher and its student the teacher is meant, however deep it is wrapped.
+    """
     found = {""}
     for name in names:
         words = _matched(_WRAPPED, name).split(".")[:-1]
         found.update("".join(f"{word}." for word in words[:n]) for n in range(1, len(words) + 1))
-    return sorted(found, key=lambda prefix: (len(prefix), "student" in prefix, prefix))
+    return sorted(found, key=lambda prefix: (_is_student(prefix), len(prefix), prefix))
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -52,12 +55,17 @@ def best_prefix(state: Mapping[str, Tensor], backbone: nn.Module) -> str:
     """The prefix under which most of the backbone's names are found, once they are renamed."""
     wanted = backbone.state_dict().keys()
 
-    def fitting(prefix: str) -> tuple[int, int, int]:
+    def fitting(prefix: str) -> tuple[int, bool, int, int]:
         inner = without_prefix(state, prefix)
         n_found = len(wanted & inner.keys()) or len(wanted & own_names(inner).keys())
-        return n_found, len(inner), len(prefix)
+        # A student has more beside its backbone (masks, heads), which says nothing for it.
+        return n_found, not _is_student(prefix), len(inner), len(prefix)
 
     return max(wrapping_prefixes(state), key=fitting)
+
+
+def _is_student(prefix: str) -> bool:
+    return "student" in prefix.split(".")
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -26,9 +27,16 @@ from featurestore.errors import MissingFileError, StoreError
 from featurestore.provenance import file_digest
 
 # Where training scripts put the weights, the most telling first; of a teacher and its student the teacher is meant.
+# Any of these may lie within another: checkpoint.model.module.
 _ENTRIES: Final = (
-    "model", "state_dict", "model_state_dict", "teacher", "net", "network", "backbone", "encoder", "weights",
+    "model", "state_dict", "model_state_dict", "state_dict_backbone", "teacher", "net", "network", "backbone",
+    "encoder", "weights", "module", "checkpoint", "model_ema", "ema",
 )  # fmt: skip
+# Entries that hold tensors by name too, and never weights.
+_NO_WEIGHTS: Final = re.compile(
+    r"\w*optimi[sz]ers?|optim|\w*sched\w*|\w*scaler|amp|criterion|\w*loss(?:es)?|config|args", re.IGNORECASE
+)
+_MAX_DEPTH: Final = 4
 _INERT_NAMES: Final = (
     "argparse.Namespace",
     *(f"{module}.{system}Path" for module in ("pathlib", "pathlib._local") for system in ("Posix", "Windows")),
@@ -45,6 +53,11 @@ _HARMLESS: Final = re.compile(
 )
 _LEGACY_PICKLES: Final = 4  # magic number, protocol, system, then the object itself
 _HEAD_BYTES: Final = 512
+# What torch's reader and pickletools raise for bytes that were cut or changed: lengths and offsets may say anything.
+_DAMAGED: Final = (
+    pickle.UnpicklingError, struct.error, RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError,
+    AssertionError, TypeError, MemoryError, ArithmeticError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class _Inert:
@@ -169,7 +182,7 @@ def _read_torch(path: Path, *, is_zip: bool) -> Mapping[str, object]:
         with torch.serialization.safe_globals(inert), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; what cannot be read is told below
             content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError, AttributeError) as error:
+    except _DAMAGED as error:
         wanted, is_whole = _foreign_names(path, is_zip=is_zip)
         if wanted:
             raise StoreError(
@@ -179,7 +192,8 @@ def _read_torch(path: Path, *, is_zip: bool) -> Mapping[str, object]:
             ) from error
         # torch's own text ends in the advice to read the file without this guard; its reason stands behind a mark.
         reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
-        reason = reason.partition(" Check the documentation")[0][:160].rstrip(".")
+        reason = re.split(r" Check the documentation| was not an allowed", reason)[0][:160]
+        reason = reason.rstrip(". ") or type(error).__name__
         if "Unsupported operand" in reason and is_whole:
             raise StoreError(
                 f"{path} is pickled in a way that torch's safe reader does not know ({reason}). Load it with the "
@@ -198,7 +212,7 @@ def _refuse_other_archives(path: Path) -> None:
     """A torch file is a zip archive, and so are others."""
     try:
         names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise StoreError(f"{path} is a damaged or cut-off torch file: {error}. Copy or download it again.") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise StoreError(
@@ -228,7 +242,7 @@ def _foreign_names(path: Path, *, is_zip: bool) -> tuple[list[str], bool]:
             with path.open("rb") as file:
                 for _ in range(_LEGACY_PICKLES):
                     names.update(_global_names(file))
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+    except (*_DAMAGED, StopIteration):
         is_whole = False  # what was found before a cut still counts
     return sorted(name for name in names if not _HARMLESS.fullmatch(name)), is_whole
 
@@ -256,16 +270,13 @@ def _weights_within(
     path: Path, content: Mapping[str, object]
 ) -> tuple[str | None, tuple[str, ...], Mapping[str, object]]:
     """The dictionary of tensors in what a file holds: its key, further such keys, itself."""
-    if _is_state(content):
-        return None, (), content
-    inner = {f"{key}": value for key, value in content.items() if isinstance(value, Mapping) and _is_state(value)}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and f"{key}" not in inner:
-            inner |= {
-                f"{key}.{name}": part for name, part in value.items() if isinstance(part, Mapping) and _is_state(part)
-            }
-    ranked = sorted(inner, key=lambda name: _ENTRIES.index(first) if (first := name.split(".")[-1]) in _ENTRIES else 99)
-    if not ranked or (len(ranked) > 1 and ranked[0].split(".")[-1] not in _ENTRIES):
+    inner = _states_within(content)
+    ranked = sorted(inner, key=_rank)
+    is_told = bool(ranked) and any(word in _ENTRIES for word in ranked[0].split("."))
+    # Beside its state_dict a script may keep its best score and the epoch, tensors too.
+    if _is_state(content) and not (is_told and _n_tensors(inner[ranked[0]]) >= _n_tensors(content)):
+        return None, tuple(ranked), content
+    if not ranked or (len(ranked) > 1 and (not is_told or _rank(ranked[0]) == _rank(ranked[1]))):
         what = (
             f"several sets of weights: {', '.join(ranked)}" if ranked else f"no tensors by name, but {_listed(content)}"
         )
@@ -275,10 +286,31 @@ def _weights_within(
     return ranked[0], tuple(ranked[1:]), inner[ranked[0]]
 
 
+def _states_within(content: Mapping[str, object], path: str = "", depth: int = 1) -> dict[str, Mapping[str, object]]:
+    """The dictionaries of tensors below what a file holds, by their keys: "a.b" where nested."""
+    found: dict[str, Mapping[str, object]] = {}
+    for key, value in content.items():
+        if not isinstance(value, Mapping) or _NO_WEIGHTS.fullmatch(f"{key}"):
+            continue
+        nested = _states_within(value, f"{path}{key}.", depth + 1) if depth < _MAX_DEPTH else {}
+        if _is_state(value) and not any(_n_tensors(each) >= _n_tensors(value) for each in nested.values()):
+            found[f"{path}{key}"] = value
+        found |= nested
+    return found
+
+
+def _rank(path: str) -> list[int]:
+    """The smaller, the more telling are the words of a key."""
+    return [_ENTRIES.index(word) if word in _ENTRIES else len(_ENTRIES) for word in path.split(".")]
+
+
 def _is_state(content: Mapping[str, object]) -> bool:
     """Whether a dictionary is mostly tensors by name."""
-    n_tensors = sum(isinstance(value, Tensor) for value in content.values())
-    return 2 * n_tensors > len(content) and all(isinstance(name, str) for name in content)
+    return 2 * _n_tensors(content) > len(content) and all(isinstance(name, str) for name in content)
+
+
+def _n_tensors(content: Mapping[str, object]) -> int:
+    return sum(isinstance(value, Tensor) for value in content.values())
 
 
 def _listed(content: Mapping[str, object]) -> str:

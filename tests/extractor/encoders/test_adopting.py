@@ -20,6 +20,9 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads
 TINY_SPEC = EncoderSpec(architecture="vit_tiny_patch16_224", arguments=TINY, input_px=32)
 
 
+HALF = (0.5, 0.5, 0.5)
+
+
 def random_state(spec: EncoderSpec) -> dict[str, Tensor]:
     torch.manual_seed(3)
     return {
@@ -35,7 +38,9 @@ def test_a_mae_file_becomes_an_encoder_that_says_where_it_came_from(tmp_path: Pa
     full = {**state, "mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 192)}
     torch.save({"model": full, "args": argparse.Namespace(lr=1), "epoch": 799}, path)
     adopted = adopt(path)
-    assert (adopted.form, adopted.assumed) == ("facebook MAE, with decoder", ("pooling",))
+    assert (adopted.form, adopted.assumed) == (
+        "facebook MAE, with decoder", ("pooling", "num_heads"),
+    )  # fmt: skip
     assert not adopted.encoder.training
     spec = adopted.encoder.spec
     assert (spec.architecture, spec.pooling, spec.input_px) == ("vit_tiny_patch16_224", "fc_norm", 224)
@@ -98,7 +103,14 @@ def test_a_face_networks_own_arguments_follow_the_file(tmp_path: Path) -> None:
     assert "features.12.conv.1.1.running_mean" in published
     torch.save(published, tmp_path / "mobilefacenet.pt")
     preset = EncoderSpec(architecture="mobilefacenet", input_px=112, pooling="default")
+    with pytest.raises(
+        StoreError, match=r"looks like MobileFaceNet \(foamliu\), .*mean 0\.485.*fed with mean 0\.5.*mobilefacenet_128"
+    ):
+        adopt(tmp_path / "mobilefacenet.pt", preset.model_copy(update={"mean": HALF, "std": HALF}))
+    said = preset.model_copy(update={"mean": HALF, "arguments": {"form": "foamliu"}})
+    assert adopt(tmp_path / "mobilefacenet.pt", said).encoder.spec.mean == HALF
     adopted = adopt(tmp_path / "mobilefacenet.pt", preset)
+    assert (adopted.form, adopted.assumed) == ("MobileFaceNet (foamliu)", ())
     assert adopted.encoder.spec.arguments == {"dim": 8, "form": "foamliu"}
     filled = adopted.encoder.backbone.state_dict()
     assert all(torch.equal(filled[name], tensor) for name, tensor in own.items())
@@ -136,6 +148,58 @@ def test_a_partial_load_is_marked_in_the_origin(tmp_path: Path) -> None:
         adopt(tmp_path / "w.pth", TINY_SPEC)
     origin = adopt(tmp_path / "w.pth", TINY_SPEC, allow_partial=True).encoder.spec.origin
     assert (origin["partial"], origin["missing"]) == (True, ["blocks.0.attn.qkv.bias"])
+
+
+def test_what_is_left_random_is_the_same_for_the_same_file(tmp_path: Path) -> None:
+    state = random_state(TINY_SPEC)
+    del state["blocks.0.attn.qkv.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    torch.save({**state, "norm.bias": torch.ones(32)}, tmp_path / "other.pth")
+    drawn = []
+    for seed, name in ((1, "w.pth"), (2, "w.pth"), (2, "other.pth")):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        backbone = adopt(tmp_path / name, TINY_SPEC, allow_partial=True).encoder.backbone
+        drawn.append(backbone.state_dict()["blocks.0.attn.qkv.weight"])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_other_sets_of_weights_in_a_file_are_told(tmp_path: Path) -> None:
+    state = random_state(TINY_SPEC)
+    torch.save({"model": state, "model_ema": state, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    adopted = adopt(tmp_path / "w.pth", TINY_SPEC)
+    assert adopted.encoder.spec.origin["others"] == ["model_ema"]
+    assert adopted.report is not None
+    assert adopted.report.rows()[-1] == ("other sets", 1, "model_ema: weights in the file too, not taken")
+
+
+def test_a_twin_of_the_same_shapes_is_refused_where_the_file_tells(tmp_path: Path) -> None:
+    spec = EncoderSpec(architecture="tf_efficientnet_b0", input_px=64, pooling="default", n_scores=8)
+    state = random_state(spec)
+    named = {name.replace("classifier.", "classifier.0."): tensor for name, tensor in state.items()}
+    torch.save(named, tmp_path / "w.pth")
+    assert adopt(tmp_path / "w.pth", spec).form == "HSEmotion"
+    twin = spec.model_copy(update={"architecture": "efficientnet_b0"})
+    with pytest.raises(StoreError, match=r"was to be of efficientnet_b0, .*HSEmotion: tf_efficientnet_b0, .*the same"):
+        adopt(tmp_path / "w.pth", twin)
+    torch.save(state, tmp_path / "w.pth")  # a classifier as timm names it could be anyone's
+    assert adopt(tmp_path / "w.pth", twin).form == "as given"
+
+
+def test_vgg_face_is_not_fed_as_imagenets_vgg(tmp_path: Path) -> None:
+    """Albanie's file, of one number a tensor: 57 times too large an input would fit as well."""
+    widths = {1: (3, 64, 64), 2: (64, 128, 128), 3: (128, 256, 256, 256), 4: (256, *[512] * 3), 5: (512, *[512] * 3)}
+    shapes = {"fc6": (4096, 25088), "fc7": (4096, 4096), "fc8": (2622, 4096)} | {
+        f"conv{n}_{m}": (wide[m], wide[m - 1], 3, 3) for n, wide in widths.items() for m in range(1, len(wide))
+    }
+    state = {f"{name}.weight": torch.ones(1).expand(shape) for name, shape in shapes.items()}
+    state |= {f"{name}.bias": torch.ones(1).expand(shape[0]) for name, shape in shapes.items()}
+    torch.save(state, tmp_path / "vgg_face_dag.pth")
+    given = EncoderSpec(architecture="vgg16", input_px=224, pooling="default")
+    with pytest.raises(StoreError, match=r"looks like VGG-Face .*std 0\.003922,.*fed with mean 0\.485,.*\(vgg16\)"):
+        adopt(tmp_path / "vgg_face_dag.pth", given)
 
 
 def test_another_input_side_is_resampled_and_kept(tmp_path: Path) -> None:

@@ -74,6 +74,51 @@ def test_prefixes_and_what_lies_outside_them() -> None:
     assert report.dropped == {"outside 'module.model.main.'": 1}
 
 
+def test_what_the_backbone_wants_is_taken_from_beside_the_prefix() -> None:
+    beside = {"fc_norm.weight": torch.full((32,), 3.0), "fc_norm.bias": torch.full((32,), 4.0)}
+    state = {f"module.backbone.{name}": tensor for name, tensor in random_state().items()}
+    for around in ("module.", ""):
+        backbone = vit("fc_norm")
+        report = fit_weights(backbone, {**state, **{f"{around}{name}": tensor for name, tensor in beside.items()}})
+        assert torch.equal(backbone.fc_norm.weight, beside["fc_norm.weight"])
+        assert (report.matched, report.reinitialised) == (report.total, {})
+    with pytest.raises(StoreError, match=r"2 missing \(fc_norm\.weight, fc_norm\.bias\)"):
+        fit_weights(vit("fc_norm"), {**state, **{f"neck.{name}": tensor for name, tensor in beside.items()}})
+
+
+def test_of_teacher_and_student_the_teacher_is_taken() -> None:
+    teacher, student = random_state(), {name: tensor + 1 for name, tensor in random_state().items()}
+    state = {f"teacher.{name}": tensor for name, tensor in teacher.items()}
+    state |= {f"student.{name}": tensor for name, tensor in student.items()} | {"student.mask_token": torch.ones(1)}
+    backbone = vit("cls")
+    assert fit_weights(backbone, state).prefix == "teacher."
+    assert torch.equal(backbone.norm.bias, teacher["norm.bias"])
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "convnext_tiny",
+        "tf_efficientnet_b0", "densenet121", "vgg16", "convnextv2_atto", "efficientvit_b0", "caformer_s18",
+    ],
+)  # fmt: skip
+def test_published_weights_with_their_classifier_fit(architecture: str) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(architecture, num_classes=7).state_dict()
+        backbone = build_backbone(EncoderSpec(architecture=architecture, input_px=224, pooling="default"))
+        report = fit_weights(backbone, state)
+    assert (report.matched, report.unexpected) == (report.total, ())
+    assert report.dropped == {"classifier": len(state) - report.total}
+    part = next(name for name in reversed(backbone.state_dict()) if "." in name)
+    with pytest.raises(StoreError, match="more in the file"):
+        fit_weights(backbone, {**state, f"{part.rpartition('.')[0]}.more": torch.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["log_vars", "logit_scale", "queue", "pos_weight"])
+def test_a_parameter_of_the_training_is_unexpected_and_no_error(name: str) -> None:
+    assert fit_weights(vit("cls"), {**random_state(), name: torch.ones(3)}).unexpected == (name,)
+
+
 def test_positions_are_resampled_and_it_is_said() -> None:
     state = random_state("cls", img_size=64)
     backbone = vit("cls")
@@ -112,7 +157,9 @@ def test_less_than_all_of_the_backbone_is_an_error_that_says_what() -> None:
         assert torch.equal(tensor, before[name] if name in kept else state[name]), name
 
 
-@pytest.mark.parametrize("surplus", ["blocks.2.norm1.weight", "blocks.0.ls1.gamma", "norm_pre.weight", "reg_token"])
+@pytest.mark.parametrize(
+    "surplus", ["blocks.2.norm1.weight", "blocks.0.ls1.gamma", "norm_pre.weight", "reg_token", "dist_token"]
+)
 def test_a_file_with_more_inside_the_backbone_is_another_network(surplus: str) -> None:
     state = {**random_state(), surplus: torch.ones(32)}
     with pytest.raises(StoreError, match=rf"30 of 30 tensors .*1 more in the file \({surplus}\)"):
@@ -150,6 +197,9 @@ def test_values_that_cannot_be_weights() -> None:
         fit_weights(vit("cls"), state)
     state["norm.bias"] = torch.ones(32, dtype=torch.int8)
     with pytest.raises(StoreError, match=r"norm\.bias: int8 in the file, which is quantised"):
+        fit_weights(vit("cls"), state)
+    state["norm.bias"] = torch.ones(32).to(torch.float8_e4m3fn)
+    with pytest.raises(StoreError, match=r"norm\.bias: float8_e4m3fn in the file, which is quantised"):
         fit_weights(vit("cls"), state)
 
 
@@ -239,6 +289,7 @@ def test_the_report_survives_json_and_prints_as_a_table() -> None:
     report = MatchReport(
         matched=4, total=9, prefix="module.", missing=("a", "b"), mismatched={"c": "(1,) in the file"},
         unexpected=("x",), reinitialised={"d": "from norm", "e": "from norm"}, dropped={"mask token": 1},
+        others=("model_ema",),
     )  # fmt: skip
     stored = json.loads(json.dumps({**report.to_json(), "kind": "adopted"}))
     assert MatchReport.from_json(stored) == report
@@ -249,6 +300,7 @@ def test_the_report_survives_json_and_prints_as_a_table() -> None:
         ("of another shape", 1, "c: (1,) in the file"),
         ("unexpected", 1, "x"),
         ("dropped", 1, "mask token"),
+        ("other sets", 1, "model_ema: weights in the file too, not taken"),
     ]
     with pytest.raises(StoreError, match=r"'missing' as a list of names, not 3"):
         MatchReport.from_json({**stored, "missing": 3})

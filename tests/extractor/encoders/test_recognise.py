@@ -45,14 +45,16 @@ def test_mae_with_its_decoder(architecture: str, width: int, depth: int, patch: 
     }
     found = recognise(state)
     assert (found.form, found.architecture, found.pooling) == ("facebook MAE, with decoder", architecture, "fc_norm")
-    assert (found.input_px, found.mean, found.prefix, found.assumed) == (224, IMAGENET_MEAN, "", ("pooling",))
+    assert (found.input_px, found.mean, found.prefix, found.assumed) == (
+        224, IMAGENET_MEAN, "", ("pooling", "num_heads"),
+    )  # fmt: skip
     assert found.spec().architecture == architecture
 
 
 def test_a_vit_says_what_it_does_not_tell() -> None:
     bare = meta("vit_tiny_patch16_224", pooling="cls")
     assert recognise(bare).form == "ViT without head, as facebook MAE publishes them"
-    assert recognise(bare).assumed == ("mean", "std", "pooling")
+    assert recognise(bare).assumed == ("mean", "std", "pooling", "num_heads")
     assert recognise(bare, file_name="mae_face_pretrain_vit_base.pth").form == (
         "ViT without head, as MAE-Face publishes them"
     )
@@ -80,6 +82,12 @@ def test_of_teacher_and_student_the_teacher_is_meant() -> None:
     state = meta("vit_tiny_patch16_224", pooling="cls")
     both = {f"{who}.backbone.{name}": tensor for who in ("student", "teacher") for name, tensor in state.items()}
     assert recognise(both).prefix == "teacher.backbone."
+
+
+def test_a_student_is_not_taken_for_being_wrapped_less() -> None:
+    state = meta("vit_tiny_patch16_224", pooling="cls")
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher.module.backbone") for name, tensor in state.items()}
+    assert recognise(both).prefix == "teacher.module.backbone."
 
 
 def facebook_dinov2(state: Mapping[str, Tensor], *, registers: int) -> dict[str, Tensor]:
@@ -158,6 +166,42 @@ def test_convolutional_networks_by_every_name_and_shape() -> None:
         broken = {name: tensor for name, tensor in {**state, **change}.items() if tensor is not None}
         with pytest.raises(StoreError, match="no architecture that is recognised"):
             recognise(broken)
+
+
+@pytest.mark.parametrize("architecture", ["resnet34", "resnet101", "convnext_small", "vgg13"])
+def test_a_larger_member_of_a_family_is_not_taken_for_a_smaller_one(architecture: str) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(architecture).state_dict()
+    assert recognise(state).architecture == architecture
+
+
+def test_more_blocks_than_any_member_has_are_not_recognised() -> None:
+    state = meta("resnet18", pooling="default")
+    deeper = {name.replace("layer4.1.", "layer4.2."): tensor for name, tensor in state.items()} | state
+    with pytest.raises(StoreError, match="no architecture that is recognised"):
+        recognise(deeper)
+
+
+def test_published_forms_tell_how_their_pixels_are_normalised_and_which_twin_they_are() -> None:
+    state = meta("efficientnet_b0", pooling="default")
+    for found in (
+        recognise({**state, "classifier.0.weight": ones(8, 1280), "classifier.0.bias": ones(8)}),
+        recognise(state, file_name="enet_b0_8_best_vgaf.pt"),
+    ):
+        assert (found.form, found.architecture) == ("HSEmotion", "tf_efficientnet_b0")
+        assert (found.mean, found.assumed) == (IMAGENET_MEAN, ("input_px", "interpolation"))
+    places = [f"{n}_{m}" for n, many in enumerate((2, 2, 3, 3, 3), start=1) for m in range(1, many + 1)]
+    renamed = {}
+    vgg = meta("vgg16", pooling="default")
+    convolutions = sorted({int(name.split(".")[1]) for name in vgg if name.startswith("features")})
+    for place, number in zip(places, convolutions, strict=True):
+        renamed |= {f"conv{place}.{leaf}": vgg[f"features.{number}.{leaf}"] for leaf in ("weight", "bias")}
+    for n in (1, 2):
+        renamed |= {f"fc{n + 5}.{leaf}": vgg[f"pre_logits.fc{n}.{leaf}"].flatten(1) if leaf == "weight"
+                    else vgg[f"pre_logits.fc{n}.{leaf}"] for leaf in ("weight", "bias")}  # fmt: skip
+    face = recognise({**renamed, "fc8.weight": ones(2622, 4096), "fc8.bias": ones(2622)})
+    assert (face.form, face.architecture, face.std) == ("VGG-Face (Albanie)", "vgg16", (1 / 255,) * 3)
+    assert recognise(vgg).form == "timm vgg16"
 
 
 def test_facebooks_names_of_a_convnext() -> None:

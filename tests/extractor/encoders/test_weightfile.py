@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import os
 import pathlib
 import pickle
@@ -45,6 +46,10 @@ def assert_is_state(state: object) -> None:
         ),
         ({"net": {"model": STATE}, "best": 0.5}, "net.model"),
         ({"weird": STATE, "step": 1}, "weird"),
+        # The best score and the epoch are tensors too, and as many as the weights.
+        ({"state_dict": STATE, "best_acc1": torch.ones(()), "epoch": torch.ones(())}, "state_dict"),
+        ({"checkpoint": {"model": {"module": STATE}}, "epoch": 1}, "checkpoint.model.module"),
+        ({"weird": STATE, "optimizer": {"state": {"model": {"exp_avg": torch.ones(2)}}}}, "weird"),
     ],
 )
 def test_torch_files_wherever_their_weights_lie(
@@ -76,6 +81,23 @@ def test_of_several_sets_the_most_telling_is_taken_and_the_others_named(tmp_path
     torch.save({"one": other, "two": STATE}, tmp_path / "two.pth")
     with pytest.raises(StoreError, match=r"several sets of weights: one, two\. Save one state_dict"):
         read_weights(tmp_path / "two.pth")
+
+
+def test_layouts_of_two_networks_or_of_an_average(tmp_path: Path) -> None:
+    margin = {"weight": torch.ones(9, 3)}
+    torch.save({"state_dict_softmax_fc": margin, "state_dict_backbone": STATE}, tmp_path / "arcface.pt")
+    read = read_weights(tmp_path / "arcface.pt")
+    assert_is_state(read.state)
+    assert (read.entry, read.others) == ("state_dict_backbone", ("state_dict_softmax_fc",))
+    torch.save({"ema": margin, "model_ema": margin, "model": {"module": STATE}}, tmp_path / "ema.pt")
+    assert read_weights(tmp_path / "ema.pt").entry == "model.module"
+    assert read_weights(tmp_path / "ema.pt").others == ("model_ema", "ema")
+    torch.save({"ema": margin, "epoch": torch.ones(()), **STATE}, tmp_path / "loose.pt")
+    read = read_weights(tmp_path / "loose.pt")
+    assert (read.entry, read.others, read.not_tensors) == (None, ("ema",), ("ema",))
+    torch.save({"one": {"model": STATE}, "two": {"model": STATE}}, tmp_path / "two.pt")
+    with pytest.raises(StoreError, match=r"several sets of weights: one\.model, two\.model\."):
+        read_weights(tmp_path / "two.pt")
 
 
 def test_a_module_with_a_few_other_values_is_still_its_tensors(tmp_path: Path) -> None:
@@ -169,6 +191,30 @@ def test_cut_off_files(form: str, part: float, tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(StoreError, match="damaged or cut-off"):
+        read_weights(path)
+
+
+def test_an_old_torch_file_cut_anywhere_or_changed_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.randn(4), "b": torch.randn(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for end in range(2, len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(StoreError, match=r"damaged or cut-off torch file: .*[^ .]\. Copy"):
+            read_weights(path)
+    for place in range(2, len(whole) - 30, 3):
+        path.write_bytes(whole[:place] + bytes([255 - whole[place]]) + whole[place + 1 :])
+        with contextlib.suppress(StoreError):
+            read_weights(path)
+
+
+def test_a_changed_directory_of_an_archive_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(STATE, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"data.pkl")] = 0x80  # no character of a name
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged or cut-off torch file"):
         read_weights(path)
 
 
