@@ -1,16 +1,16 @@
 """Encoders and presets as a person reads them: the list, and all about one of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from extractor.encoders.finding import candidate_weights, own_encoders
+from extractor.encoders.finding import Folder, PresetFound, WeightsFile, candidate_weights, find_encoder, own_encoders
 from extractor.encoders.hub import is_cached
-from extractor.encoders.presets import ALIASES, PRESETS, Preset
+from extractor.encoders.presets import ALIASES, PRESETS, Preset, weight_names
 from extractor.encoders.spec import EncoderSpec
 from extractor.encoders.specfile import read_spec
 from featurestore.errors import AbawError
@@ -72,32 +72,63 @@ def encoder_lines(encoders: Path | None, weights: Path | None, table: Mapping[st
     table
         `abaw.toml`'s further encoders.
     """
-    own = {} if encoders is None else own_encoders(encoders)
+    own = own_encoders(encoders)
     lines = [_own_line(name, folder) for name, folder in own.items()]
     lines += [_elsewhere(name, path) for name, path in sorted(table.items()) if name not in own]
     made = {line.name for line in lines}
     return lines + [_preset_line(preset, weights) for name, preset in PRESETS.items() if name not in made]
 
 
-def encoders_table(lines: Iterable[EncoderLine], *, root: Path | None) -> Table:
-    """Encoders, one a line; places are relative to the workspace."""
+def encoder_line(name: str, encoders: Path | None, weights: Path | None, table: Mapping[str, Path]) -> EncoderLine:
+    """What `abaw extract --encoder` takes a name for: also a path, a short or sized name, and a timm model.
+
+    Parameters
+    ----------
+    name, encoders, weights, table
+        As `finding.find_encoder` takes them.
+
+    Raises
+    ------
+    AbawError
+        What finding raises.
+    """
+    found = find_encoder(name, encoders, table, weights=weights)
+    if isinstance(found, Folder):
+        return _own_line(found.path.name if found.path.parent == encoders else name, found.path)
+    if isinstance(found, WeightsFile):
+        what = "a file of weights, recognised at first use"
+        return EncoderLine(name=name, what=what, spec=None, dim=None, state="weights", where=str(found.path))
+    if isinstance(found, PresetFound):
+        line = _preset_line(found.preset, weights, asked=name)
+        return line if found.weights is None else replace(line, state="weights", where=str(found.weights))
+    state, where = _published(found.tag) if found.tag else ("absent", f"{name}.pth")
+    if found.weights is not None:
+        state, where = "weights", str(found.weights)
+    what = f"timm's {found.spec.architecture}"
+    return EncoderLine(name=name, what=what, spec=found.spec, dim=None, state=state, where=where)
+
+
+def encoders_table(lines: Iterable[EncoderLine], *, root: Path | None, is_narrow: bool = False) -> Table:
+    """Encoders, one a line; places are relative to the workspace. A narrow one has fewer columns."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     table.add_column("encoder", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
-    table.add_column("dim", justify="right")
-    table.add_column("px", justify="right")
-    table.add_column("pooling")
-    table.add_column("licence of the weights", overflow="fold")
+    if not is_narrow:
+        table.add_column("what it is", overflow="fold")
+    table.add_column("dim", justify="right", no_wrap=True)
+    table.add_column("px", justify="right", no_wrap=True)
+    if not is_narrow:
+        table.add_column("pooling")
+        table.add_column("licence of the weights", overflow="fold")
     table.add_column("on this machine", overflow="fold")
     for line in lines:
         spec = line.spec
+        further = ("-", "-") if spec is None else (spec.pooling, escape(spec.licence or _NOT_STATED))
         table.add_row(
             line.name,
-            escape(line.what),
+            *(() if is_narrow else (escape(line.what),)),
             "-" if line.dim is None else f"{line.dim:,}",
             "-" if spec is None else str(spec.input_px),
-            "-" if spec is None else spec.pooling,
-            "-" if spec is None else escape(spec.licence or _NOT_STATED),
+            *(() if is_narrow else further),
             escape(_told(line, root)),
             style="dim" if line.state == "absent" else "red" if line.state == "unreadable" else None,
         )
@@ -162,17 +193,16 @@ def _elsewhere(name: str, path: Path) -> EncoderLine:
     return EncoderLine(name=name, what="of abaw.toml", spec=None, dim=None, state=state, where=str(path))
 
 
-def _preset_line(preset: Preset, weights: Path | None) -> EncoderLine:
-    names = {preset.name, *(short for short, name in ALIASES.items() if name == preset.name)}
-    files = candidate_weights(weights, names, preset.files)
+def _preset_line(preset: Preset, weights: Path | None, *, asked: str | None = None) -> EncoderLine:
+    files = candidate_weights(weights, weight_names(preset, asked), preset.files)
     if files:
         state, where = "weights", ", ".join(map(str, files))
     elif preset.hub_tag is not None:
-        state, where = "cached" if is_cached(preset.hub_tag) else "hub", preset.hub_tag
+        state, where = _published(preset.hub_tag)
     else:
         state, where = "absent", preset.files[0]
     return EncoderLine(
-        name=preset.name,
+        name=asked or preset.name,
         what=preset.what,
         spec=preset.spec,
         dim=preset.dim,
@@ -181,6 +211,10 @@ def _preset_line(preset: Preset, weights: Path | None) -> EncoderLine:
         page=preset.page,
         files=preset.files,
     )
+
+
+def _published(tag: str) -> tuple[str, str]:
+    return "cached" if is_cached(tag) else "hub", tag
 
 
 def _told(line: EncoderLine, root: Path | None) -> str:

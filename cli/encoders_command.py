@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The encoders: list, show, add weights.")
 _HERE = Path()
+_NARROW = 110  # columns; with fewer, a long table's columns become letters wide
 _UNBOUNDED = 10_000  # columns, more than any table
 
 
@@ -37,17 +38,23 @@ def list_encoders(ctx: typer.Context, json_: JsonOption = False, workspace: Work
         weights = None if opened is None else str(opened.config.weights)
         print_json({"weights": weights, "encoders": {line.name: line.as_dict() for line in lines}})
         return
-    table = encoders_table(lines, root=None if opened is None else opened.root)
+    is_narrow = stdout.is_terminal and stdout.width < _NARROW
+    table = encoders_table(lines, root=None if opened is None else opened.root, is_narrow=is_narrow)
     if not stdout.is_terminal:  # what is piped or saved has no width that it must fit
         table.width = stdout.measure(table, options=stdout.options.update(width=_UNBOUNDED)).maximum
     stdout.print(table)
+    if is_narrow:
+        stdout.print("What they are, their pooling and licence: on a wider terminal, or abaw encoders show NAME.")
     if opened is None:
         stdout.print("No workspace here: these are the presets. `abaw init` makes one.")
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An encoder of the workspace, or a preset.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="What `abaw extract` takes: an encoder, a preset, a file, a timm model."),
+    ],
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
@@ -55,23 +62,24 @@ def show(
 
     For example: abaw encoders show mae
     """
-    from extractor.encoders.presets import find_preset
-    from featurestore.errors import unknown_name
-
     from .console import print_json, stdout
-    from .encoder_tables import match_pairs, origin_pairs, spec_pairs
+    from .encoder_tables import encoder_line, match_pairs, origin_pairs, spec_pairs
 
-    lines = {line.name: line for line in _lines(_opened(workspace))}
-    preset = None if name in lines else find_preset(name)  # a short name, or one with a size
-    line = lines.get(name if preset is None else preset.name)
+    opened = _opened(workspace)
+    line = next((each for each in _lines(opened) if each.name == name), None)
     if line is None:
-        raise unknown_name("encoder", name, lines)
-    spec = preset.spec if preset else line.spec
+        places = None if opened is None else opened.config
+        line = (
+            encoder_line(name, None, None, {})
+            if places is None
+            else encoder_line(name, places.encoders, places.weights, places.encoder_folders)
+        )
+    spec = line.spec
     if json_:
         told = spec and spec.model_dump(mode="json")
-        print_json({"encoder": name, **line.as_dict(), "spec": told})
+        print_json({"encoder": line.name, **line.as_dict(), "spec": told})
         return
-    stdout.print(name, style="bold", markup=False)
+    stdout.print(line.name, style="bold", markup=False)
     pairs = [("what", line.what), ("state", line.state), ("where", line.where)]
     pairs += [("dim", f"{line.dim:,}")] if line.dim is not None else []
     pairs += [("page", line.page)] if line.page else []
@@ -99,10 +107,13 @@ def add(
     ] = None,
     mean: Annotated[str | None, typer.Option(help="imagenet, or a value a channel, such as 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="imagenet, or a value a channel, such as 0.5,0.5,0.5.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="bicubic or bilinear.", show_default="the architecture's")
+    ] = None,
     scores: Annotated[
         int | None, typer.Option(min=0, help="Outputs of the classifier that are kept, such as 8.")
     ] = None,
-    output: Annotated[str | None, typer.Option(help="Name of an ONNX model's output.", show_default="first")] = None,
+    output: Annotated[str | None, typer.Option(help="Name of an ONNX model's output, if it has several.")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights, as their authors name it.")] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take weights that fill only a part; the rest stays random.")
@@ -132,6 +143,7 @@ def add(
             pooling=pooling,
             mean=mean,
             std=std,
+            interpolation=interpolation,
             n_scores=scores,
             output=output,
             licence=licence,
@@ -144,12 +156,14 @@ def add(
         told = {"encoder": name, "folder": str(made.folder), "match": match, "assumed": list(made.assumed)}
         print_json(told | {"spec": made.spec.model_dump(mode="json")})
         return
-    if made.report is None:
+    if made.was_there:
+        stdout.print(f"{name}: another process added it meanwhile, from the same file", markup=False)
+    elif made.report is None:
         stdout.print(f"{name}, from {file}: an ONNX model, taken whole", markup=False)
     else:
         tell_match(made.report, name=name, source=file, console=stdout)
     if made.assumed:
-        warn(f"the file does not tell {', '.join(made.assumed)}: taken as is usual for its form; options set them")
+        warn(f"the file does not tell {', '.join(made.assumed)}: taken as is usual; options set what is not so")
     fed = f"{made.spec.input_px} px, pooling {made.spec.pooling}, dim {made.spec.origin['dim']}"
     stdout.print(f"{made.folder}: {made.spec.described()}, {fed}", markup=False)
     stdout.print(f"Next: abaw extract --encoder {name}", markup=False)

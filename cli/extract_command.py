@@ -99,12 +99,15 @@ def extract(
     if devices and device != "auto":
         raise ConfigError(f"--device {device} and --devices {devices} exclude each other. Give one of them.")
     asked = _parse_asked(pooling, layers, token_grid, token_pca, views)
-    from extractor.extraction.devices import extract_on, parse_devices  # torch: only for what can be done
-
-    on = parse_devices(devices) if devices else (device,)
     opened = open_workspace(workspace)
     store = opened.open_store()
-    encoders = _load(opened, encoder, asked, allow_partial=allow_partial)
+    prepared = _prepare(opened, encoder, allow_partial=allow_partial)
+
+    # torch takes seconds to import, and what is not there should be told at once.
+    from extractor.extraction.devices import extract_on, parse_devices
+
+    on = parse_devices(devices) if devices else (device,)
+    encoders = _load(prepared, asked)
     if dry_run:
         _tell_plan(opened, store, encoders, config, json_=json_)
         return
@@ -128,9 +131,8 @@ def extract(
         say(f"store: {store.location}")
 
 
-def _load(opened: "Workspace", text: str, asked: "_Asked", *, allow_partial: bool) -> "dict[str, Encoder]":
-    """Name in the store -> encoder; those of one folder share its backbone."""
-    from extractor.encoders.folder import load_encoder
+def _prepare(opened: "Workspace", text: str, *, allow_partial: bool) -> "dict[str, Path]":
+    """Name in the store -> encoder folder, made if it has to be."""
     from featurestore.errors import ConfigError
     from heads.tasks import parse_names
 
@@ -139,21 +141,18 @@ def _load(opened: "Workspace", text: str, asked: "_Asked", *, allow_partial: boo
     names = parse_names(text)
     if not names:
         raise ConfigError("--encoder names no encoder. Give one, such as --encoder au, or several: mae,au,v.")
-    encoders: dict[str, Encoder] = {}
+    folders: dict[str, Path] = {}
     for name in names:
-        prepared, kept_as = _prepare(opened, name, allow_partial=allow_partial)
+        prepared, kept_as = _prepare_one(opened, name, allow_partial=allow_partial)
         if prepared.report is not None:
             tell_match(prepared.report, name=prepared.name, source=prepared.source)
-        loaded = load_encoder(prepared.folder)
-        for readout in asked.readouts(loaded.readout.pooling):
-            in_store = kept_as + readout.suffix(loaded.readout.pooling)
-            if in_store in encoders:
-                raise ConfigError(f"--encoder {text} names {in_store} twice in the store. Name each once.")
-            encoders[in_store] = loaded.with_readout(readout)
-    return encoders
+        if kept_as in folders:
+            raise ConfigError(f"--encoder {text} names {kept_as} twice in the store. Name each once.")
+        folders[kept_as] = prepared.folder
+    return folders
 
 
-def _prepare(opened: "Workspace", name: str, *, allow_partial: bool) -> "tuple[Prepared, str]":
+def _prepare_one(opened: "Workspace", name: str, *, allow_partial: bool) -> "tuple[Prepared, str]":
     """An encoder's folder and its name in the store; ``au@2``, if there is no such encoder, is ``au`` as it is now."""
     from featurestore.errors import UnknownNameError
 
@@ -166,6 +165,23 @@ def _prepare(opened: "Workspace", name: str, *, allow_partial: bool) -> "tuple[P
             raise
         prepared = opened.prepare_encoder(base, allow_partial=allow_partial)
         return prepared, f"{prepared.name}@{version}"
+
+
+def _load(folders: "Mapping[str, Path]", asked: "_Asked") -> "dict[str, Encoder]":
+    """Name in the store -> encoder, one a readout; those of one folder share its backbone."""
+    from extractor.encoders.folder import load_encoder
+    from featurestore.errors import ConfigError
+
+    encoders: dict[str, Encoder] = {}
+    for name, folder in folders.items():
+        loaded = load_encoder(folder)
+        own = loaded.readout.pooling
+        for readout in asked.readouts(own):
+            in_store = name + readout.suffix(own)
+            if in_store in encoders:
+                raise ConfigError(f"Two of these encoders would be {in_store} in the store. Extract them one by one.")
+            encoders[in_store] = loaded.with_readout(readout)
+    return encoders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

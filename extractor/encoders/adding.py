@@ -4,10 +4,10 @@ What is not said comes from the preset (the file's name may tell which), from ti
 ONNX file tells its input side and nothing of how pixels are normalised, so that must be said.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
@@ -18,6 +18,10 @@ from .preparing import Prepared, add_encoder, not_normalised
 from .presets import PRESETS, find_preset, preset_names, preset_of_file
 from .spec import IMAGENET_MEAN, IMAGENET_STD, EncoderSpec
 
+if TYPE_CHECKING:
+    from .recognise import Recognised
+
+_FED: Final = ("mean", "std", "interpolation")
 _OF_IMAGENET: Final = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
@@ -33,6 +37,8 @@ class Given:
         As in `EncoderSpec`.
     mean, std
         ``imagenet``, or one or three numbers separated by commas, for pixels in [0, 1].
+    interpolation
+        bicubic or bilinear.
     output
         Name of an ONNX model's output.
     """
@@ -43,9 +49,26 @@ class Given:
     pooling: str | None = None
     mean: str | None = None
     std: str | None = None
+    interpolation: str | None = None
     n_scores: int | None = None
     output: str | None = None
     licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What is known of a file of weights before it is read whole.
+
+    Attributes
+    ----------
+    spec
+        Under which it is adopted; None to recognise all of it.
+    assumed
+        Fields of the spec that neither anybody nor a preset told; None where adopting finds that out.
+    """
+
+    spec: EncoderSpec | None = None
+    assumed: tuple[str, ...] | None = None
 
 
 def add_given(
@@ -60,12 +83,14 @@ def add_given(
     UnknownNameError
         If there is no such preset or architecture.
     """
-    spec = spec_of(file, given) if file.is_file() else None
-    return add_encoder(name, file, encoders, spec=spec, allow_partial=allow_partial, force=force)
+    known = describe(file, given) if file.is_file() else Described()
+    return add_encoder(
+        name, file, encoders, spec=known.spec, assumed=known.assumed, allow_partial=allow_partial, force=force
+    )
 
 
-def spec_of(file: Path, given: Given) -> EncoderSpec | None:
-    """The spec under which a file is adopted; None to recognise all of it.
+def describe(file: Path, given: Given) -> Described:
+    """The spec under which a file is adopted, and what of it nobody told.
 
     Parameters
     ----------
@@ -78,31 +103,41 @@ def spec_of(file: Path, given: Given) -> EncoderSpec | None:
 
     if given.preset is not None and given.architecture is not None:
         raise ConfigError("A preset has its architecture. Give --preset or --arch, not both.")
-    if given.preset is None and given.architecture is None and (named := preset_of_file(file)) is not None:
-        given = replace(given, preset=named.name)
     said = _said(given)
-    if is_onnx(file):
+    onnx = is_onnx(file)
+    # Whoever says how an ONNX file is fed may know more of it than its name.
+    is_told = given.preset is not None or given.architecture is not None or (onnx and {"mean", "std"} <= said.keys())
+    if not is_told and (named := preset_of_file(file)) is not None:
+        given = replace(given, preset=named.name)
+    if onnx:
         return _of_onnx(file, given, said)
     if given.output is not None:
         raise ConfigError(f"--output names an output of an ONNX model, and {file} is none. Leave it out.")
     if given.preset is not None:
-        base = _of_preset(given.preset, given.input_px)
-    elif given.architecture is not None:
-        base = _of_architecture(given.architecture)
-    elif said:
-        base = _recognised(file)
-    else:
-        return None
-    return _checked(base, said)
+        return Described(spec=_checked(_of_preset(given.preset, given.input_px), said), assumed=())
+    if given.architecture is not None:
+        return Described(spec=_checked(_of_architecture(given.architecture), said), assumed=_untold(_FED, said))
+    if not said:
+        return Described()
+    found = _recognised(file)
+    return Described(spec=_checked(found.spec(), said), assumed=_untold(found.assumed, said))
 
 
-def _of_onnx(file: Path, given: Given, said: Mapping[str, object]) -> EncoderSpec:
+def _untold(assumed: Iterable[str], said: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(field for field in assumed if field not in said)
+
+
+def _of_onnx(file: Path, given: Given, said: Mapping[str, object]) -> Described:
     from .onnxmodel import OnnxBackbone
 
     if given.architecture not in (None, "onnx"):
         raise ConfigError(f"{file} is an ONNX model, which brings its architecture. Leave --arch out.")
     if given.n_scores:
         raise ConfigError(f"{file} is an ONNX model, whose output is taken as it is. Leave --scores out.")
+    if given.pooling is not None:
+        raise ConfigError(
+            f"{file} is an ONNX model, whose output is pooled as its exporter chose. Leave --pooling out."
+        )
     base = None if given.preset is None else _of_preset(given.preset, given.input_px)
     if base is None and not {"mean", "std"} <= said.keys():
         raise ConfigError(not_normalised(file))
@@ -110,7 +145,7 @@ def _of_onnx(file: Path, given: Given, said: Mapping[str, object]) -> EncoderSpe
     model = OnnxBackbone(file, output=given.output, input_px=side)
     found = EncoderSpec(
         architecture="onnx",
-        arguments={} if given.output is None else {"output": given.output},
+        arguments={} if given.output is None and len(model.outputs) == 1 else {"output": model.output},
         input_px=model.input_px,
         mean=base.mean if base else IMAGENET_MEAN,
         std=base.std if base else IMAGENET_STD,
@@ -119,7 +154,7 @@ def _of_onnx(file: Path, given: Given, said: Mapping[str, object]) -> EncoderSpe
         licence=base.licence if base else None,
         origin=base.origin if base else {},
     )
-    return _checked(found, said)
+    return Described(spec=_checked(found, said), assumed=() if base else _untold(_FED, said))
 
 
 def _of_preset(name: str, input_px: int | None) -> EncoderSpec:
@@ -131,20 +166,22 @@ def _of_preset(name: str, input_px: int | None) -> EncoderSpec:
 
 def _of_architecture(name: str) -> EncoderSpec:
     """A face network's spec is that of its preset; a timm model's is timm's."""
-    for preset in PRESETS.values():
-        if preset.spec.architecture == name and not preset.spec.arguments and preset.hub_tag is None:
-            return preset.spec.model_copy(update={"licence": None, "n_scores": 0})
-    found = find_encoder(name if name.startswith(TIMM_PREFIX) else f"{TIMM_PREFIX}{name}", Path())
+    from .architectures import OWN_ARCHITECTURES
+
+    if name in OWN_ARCHITECTURES:
+        like = PRESETS.get(name, PRESETS["iresnet50"]).spec  # ArcFace's networks of all depths are fed alike
+        return like.model_copy(update={"architecture": name, "licence": None})
+    found = find_encoder(name if name.startswith(TIMM_PREFIX) else f"{TIMM_PREFIX}{name}", None)
     if not isinstance(found, TimmModel):
-        raise unknown_name("architecture", name, preset_names())
+        raise unknown_name("architecture", name, OWN_ARCHITECTURES)
     return found.spec.model_copy(update={"licence": None})
 
 
-def _recognised(file: Path) -> EncoderSpec:
+def _recognised(file: Path) -> "Recognised":
     from .recognise import recognise
     from .weightfile import read_weights
 
-    return recognise(read_weights(file).state, file_name=file.name).spec()
+    return recognise(read_weights(file).state, file_name=file.name)
 
 
 def _said(given: Given) -> dict[str, object]:
@@ -152,6 +189,7 @@ def _said(given: Given) -> dict[str, object]:
     plain = {
         "input_px": given.input_px,
         "pooling": given.pooling,
+        "interpolation": given.interpolation,
         "n_scores": given.n_scores,
         "licence": given.licence,
         "mean": None if given.mean is None else _per_channel("mean", given.mean),

@@ -12,7 +12,7 @@ from typing import Final
 
 from featurestore.errors import ConfigError, MissingFileError, unknown_name
 
-from .presets import Preset, find_preset, preset_names, preset_of_file
+from .presets import ALIASES, Preset, find_preset, is_preset_name, preset_names, preset_of_file, weight_names
 from .spec import EncoderSpec
 from .specfile import SPEC_FILE
 
@@ -55,7 +55,7 @@ Found = Folder | WeightsFile | PresetFound | TimmModel
 
 
 def find_encoder(
-    name: str, folder: Path, table: Mapping[str, Path] | None = None, *, weights: Path | None = None
+    name: str, folder: Path | None, table: Mapping[str, Path] | None = None, *, weights: Path | None = None
 ) -> Found:
     """What `name` means.
 
@@ -65,7 +65,7 @@ def find_encoder(
         An encoder of the workspace, a name in `table`, a preset, a path to an encoder folder or a file of weights, or
         a timm model (``timm:NAME`` for one that a preset is named like).
     folder
-        The workspace's encoders, one folder each.
+        The workspace's encoders, one folder each; None outside of a workspace.
     table
         Further names and their encoder folders or files of weights, from `abaw.toml`.
     weights
@@ -88,6 +88,8 @@ def find_encoder(
         )
     if name in own:
         return Folder(own[name])
+    if name not in elsewhere and (made := own.get(ALIASES.get(name, ""))) is not None:
+        return Folder(made)  # a short name, and the preset was made under its long one
     if name in elsewhere:
         found = _at_path(elsewhere[name])
         if found is None:
@@ -98,7 +100,7 @@ def find_encoder(
         return found
     preset = find_preset(name)
     if preset is not None:
-        return PresetFound(preset, find_weights(weights, {name, preset.name}, preset.files))
+        return PresetFound(preset, find_weights(weights, weight_names(preset, name), preset.files))
     if (found := _at_path(Path(name))) is not None:
         return found
     if (timm_model := _timm_model(name, weights)) is not None:
@@ -106,15 +108,21 @@ def find_encoder(
     raise _unknown(name, own.keys() | elsewhere.keys())
 
 
-def own_encoders(folder: Path) -> dict[str, Path]:
+def own_encoders(folder: Path | None) -> dict[str, Path]:
     """The encoders of a workspace: name -> folder."""
+    if folder is None:
+        return {}
     return {path.parent.name: path.parent for path in sorted(folder.glob(f"[!.]*/{SPEC_FILE}"))}
 
 
 def local_name(name: str) -> str:
-    """The name under which an encoder is kept, in the workspace and in the store: of a path its last part."""
+    """The name under which an encoder is kept, in the workspace and in the store.
+
+    Of a path it is the last part; a model of timm's that a preset is named like is kept as ``timm_NAME``.
+    """
     if name.startswith(TIMM_PREFIX):
-        return name.removeprefix(TIMM_PREFIX)
+        plain = name.removeprefix(TIMM_PREFIX)
+        return f"timm_{plain}" if is_preset_name(plain) else plain
     path = Path(name)
     return path.stem if path.suffix.lower() in WEIGHTS_SUFFIXES else path.name
 
@@ -179,7 +187,9 @@ def _timm_model(name: str, weights: Path | None) -> TimmModel | None:
     tag = tag or getattr(timm.get_pretrained_cfg(architecture), "tag", None) or ""
     tagged = f"{architecture}.{tag}" if tag else architecture
     config = timm.get_pretrained_cfg(tagged)
-    file = find_weights(weights, {plain, tagged})
+    # A file that is named like a preset is the preset's.
+    names = {each for each in (local_name(name), plain, tagged) if not is_preset_name(each)}
+    file = find_weights(weights, names)
     if config is None:
         return TimmModel(EncoderSpec(architecture=architecture, input_px=224, pooling="default"), None, file)
     spec = EncoderSpec(

@@ -2,14 +2,17 @@
 
 The file is downloaded by huggingface_hub into its own cache (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and
 proxies are honoured), as timm's ``pretrained=True`` does. It is then loaded like any file of weights, so that what
-matched is told. Before a download the hub is asked for a connection, for a second at most: the library itself tries
-for minutes where names cannot be resolved.
+matched is told. Before a download the hub is asked for a connection, for a second at most, and for an answer: the
+library itself tries for minutes where names cannot be resolved, or where a connection is taken and never answered.
 """
 
 import os
 import socket
+import ssl
 import threading
+import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,7 +21,9 @@ from featurestore.errors import AbawError, ConfigError, MissingFileError
 
 # As they are published; timm itself writes the first.
 _FILES: Final = ("model.safetensors", "pytorch_model.bin")
-_PROBE_S: Final = 0.8
+_PROBE_S: Final = 0.8  # until a connection
+_ANSWER_S: Final = 3.0  # until the first answer: two or three round trips more, and a proxy
+_ETAG_S: Final = 5.0  # of the library's own question for a file; its habit is 10, and it asks again
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -30,19 +35,21 @@ def is_cached(tag: str, *, cache: Path | None = None) -> bool:
     return any(isinstance(file, str) for file in files)
 
 
-def cached_weights(tag: str, *, cache: Path | None = None) -> Path | None:
+def cached_weights(tag: str, *, repository: str | None = None, cache: Path | None = None) -> Path | None:
     """The file of a timm model's published weights in the hub's cache; None if it is not there.
 
     Parameters
     ----------
     tag
         timm's name with the weights' tag, such as ``vit_base_patch16_224.mae``.
+    repository
+        Where they are, such as ``timm/vit_base_patch16_224.mae``; None to ask timm, whose import takes seconds.
     cache
         The cache; None for huggingface_hub's own.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    repository, revision, files = _published(tag)
+    repository, revision, files = _place(tag, repository)
     for file in files:
         found = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
         if isinstance(found, str):
@@ -50,7 +57,7 @@ def cached_weights(tag: str, *, cache: Path | None = None) -> Path | None:
     return None
 
 
-def download_weights(tag: str, *, advice: str, cache: Path | None = None) -> Path:
+def download_weights(tag: str, *, advice: str, repository: str | None = None, cache: Path | None = None) -> Path:
     """The file of a timm model's published weights, downloaded if it is not in the cache.
 
     Parameters
@@ -59,18 +66,18 @@ def download_weights(tag: str, *, advice: str, cache: Path | None = None) -> Pat
         timm's name with the weights' tag, such as ``vit_base_patch16_224.mae``.
     advice
         What to do without a network, in a sentence; it ends an error.
-    cache
-        The cache; None for huggingface_hub's own.
+    repository, cache
+        As in `cached_weights`.
 
     Raises
     ------
     MissingFileError
         If the hub cannot be reached, or does not give the file: within a second or so where there is no network.
     """
-    found = cached_weights(tag, cache=cache)
+    found = cached_weights(tag, repository=repository, cache=cache)
     if found is not None:
         return found
-    repository, revision, files = _published(tag)
+    repository, revision, files = _place(tag, repository)
     endpoint = hub_endpoint()
     where = f"{endpoint}/{repository}"
     reason = _why_not(endpoint)
@@ -82,7 +89,10 @@ def download_weights(tag: str, *, advice: str, cache: Path | None = None) -> Pat
 
     for file in files:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision, cache_dir=cache, endpoint=endpoint))
+            downloaded = hf_hub_download(
+                repository, file, revision=revision, cache_dir=cache, endpoint=endpoint, etag_timeout=_ETAG_S
+            )
+            return Path(downloaded)
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, but of the network
             raise _missing(tag, where, _first_line(error), advice) from error
         except EntryNotFoundError:
@@ -95,6 +105,11 @@ def download_weights(tag: str, *, advice: str, cache: Path | None = None) -> Pat
 def hub_endpoint() -> str:
     """The hub's address: HF_ENDPOINT, or huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _place(tag: str, repository: str | None) -> tuple[str, str | None, tuple[str, ...]]:
+    """Repository, revision and possible files."""
+    return _published(tag) if repository is None else (repository, None, _FILES)
 
 
 def _published(tag: str) -> tuple[str, str | None, tuple[str, ...]]:
@@ -118,7 +133,7 @@ def _published(tag: str) -> tuple[str, str | None, tuple[str, ...]]:
 
 
 def _why_not(endpoint: str) -> str | None:
-    """Why the hub cannot be reached; None if a connection was made, to it or to the proxy before it."""
+    """Why the hub cannot be reached; None if it answered, whatever it said."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE forbids it"
     address = urlsplit(endpoint)
@@ -126,21 +141,41 @@ def _why_not(endpoint: str) -> str | None:
     proxy = urllib.request.getproxies().get(address.scheme)
     if proxy and not urllib.request.proxy_bypass(host):
         address = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    connected, answered = threading.Event(), threading.Event()
     outcome: list[str | None] = []
 
-    def connect() -> None:
+    def ask() -> None:
         try:
             port = address.port or _PORTS.get(address.scheme, 443)
             socket.create_connection((address.hostname or "", port), timeout=_PROBE_S).close()
-            outcome.append(None)
-        except (OSError, ValueError) as error:
+            connected.set()
+            outcome.append(_answer(endpoint))
+        except (OSError, ValueError, HTTPException) as error:
             outcome.append(getattr(error, "strerror", None) or str(error))
+        connected.set()
+        answered.set()
 
     # A thread, because resolving a name takes no timeout; it is left behind if it hangs.
-    probe = threading.Thread(target=connect, name="hub-probe", daemon=True)
-    probe.start()
-    probe.join(_PROBE_S)
-    return outcome[0] if outcome else f"no answer from {address.hostname} within {_PROBE_S} s"
+    threading.Thread(target=ask, name="hub-probe", daemon=True).start()
+    if not connected.wait(_PROBE_S):
+        return f"no answer from {address.hostname} within {_PROBE_S} s"
+    if not answered.wait(_ANSWER_S):
+        return f"{address.hostname} took the connection and gave no answer within {_ANSWER_S} s"
+    return outcome[0]
+
+
+def _answer(endpoint: str) -> str | None:
+    """Why a hub that takes connections gives no answer; None if it gave any."""
+    asked = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        urllib.request.urlopen(asked, timeout=_ANSWER_S).close()
+    except urllib.error.HTTPError:
+        return None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            return None  # it speaks; whom to trust is the library's to say, which has certificates of its own
+        return str(error.reason)
+    return None
 
 
 def _missing(tag: str, where: str, reason: str, advice: str) -> AbawError:

@@ -2,8 +2,9 @@
 
 The file is kept byte for byte: it is the encoder's weights, its digest is theirs, and it goes with a pickle or a copy
 of the backbone, while onnxruntime's sessions are made anew where they are used. What it takes (layout, side, batch,
-number format) and puts out is read from its graph, and tried once on black images: exporters leave sizes open that
-the graph does not really leave open.
+number format) and puts out is read from its graph, and tried on two images of noise, together and one by one:
+exporters leave a batch open that the graph does not leave open, or normalise over the batch what was to be normalised
+over what the training saw. Such a model gets its images one at a time.
 
 On a CPU the images of a batch are shared out among torch's number of threads, a few at a time, each run by one thread:
 with two threads MobileFaceNet is 1.7 times as fast in this way as with onnxruntime's own threads, and the numbers do
@@ -37,6 +38,8 @@ _CODES: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _ERRORS_ONLY: Final = 3  # some exporters' files bring hundreds of warnings that nobody can act upon
 _PART_IMAGES: Final = 8  # on a CPU; with 4 to 32 the rate is nearly the same
 _N_TRIED: Final = 2  # images of the first run: a batch that is not really open shows itself
+# Of the largest number; another batch is summed up in another order, and a mean over the batch differs by far more.
+_ALIKE: Final[Mapping[type[np.floating], float]] = {np.float32: 1e-3, np.float16: 2e-2, np.float64: 1e-3}
 
 Layout = Literal["NCHW", "NHWC"]
 Size = int | None  # None where the graph leaves it open
@@ -50,7 +53,7 @@ class OnnxBackbone(nn.Module):
     model
         The file, or its bytes.
     output
-        Name of the output that is the embedding; None for the first that can be one.
+        Name of the output that is the embedding; None for the only one that can be it.
     input_px
         Side of the images; needed where the file leaves it open, and checked where it does not.
 
@@ -60,15 +63,16 @@ class OnnxBackbone(nn.Module):
         xxh3-128 of the file, 32 hex digits.
     input_px, layout, batch
         What it is fed with; ``batch`` is None if any number of images is taken at once.
-    output
-        Name of the output.
+    output, outputs
+        Name of the output, and of all that the model has.
     row_shape
         Of one image: (dim,), or (n_tokens, dim).
 
     Raises
     ------
     ConfigError
-        If onnxruntime is not installed, there is no such output, or the model does not take square RGB images.
+        If onnxruntime is not installed, there is no such output, several could be meant, or the model does not take
+        square RGB images.
     StoreError
         If the bytes are no ONNX model, or one that onnxruntime cannot run.
     """
@@ -85,6 +89,7 @@ class OnnxBackbone(nn.Module):
         session = self._session(torch.device("cpu"))
         self._input_name, self._dtype, sizes = self._read_input(session)
         self.layout, self.batch, self.input_px = self._read_sizes(sizes, input_px)
+        self.outputs = tuple(str(each.name) for each in session.get_outputs())
         self.output = self._choose_output(session, output)
         self.row_shape = self._try()
         self.num_features = self.row_shape[0] if len(self.row_shape) == 1 else None
@@ -153,25 +158,42 @@ class OnnxBackbone(nn.Module):
     def _try(self) -> tuple[int, ...]:
         """Shape of one row; corrects ``batch`` where the graph only seems to take any number of images."""
         session = self._session(torch.device("cpu"))
-        for n_images in (self.batch,) if self.batch else (_N_TRIED, 1):
-            shape = (n_images, 3, self.input_px, self.input_px)
-            black = np.zeros(shape if self.layout == "NCHW" else (n_images, *shape[2:], 3), self._dtype)
-            try:
-                rows = self._run(session, black)
-            except StoreError:
-                if n_images == _N_TRIED and not self.batch:
-                    continue  # a shape in the graph's middle that was fixed at export
+        n_images = self.batch or _N_TRIED
+        noise = self._noise(n_images)
+        try:
+            rows = self._run(session, noise)
+        except StoreError:
+            if self.batch:
                 raise
-            if len(rows) == n_images:
-                self.batch = self.batch or (None if n_images == _N_TRIED else 1)
-                if rows.ndim in (2, 3):
-                    return rows.shape[1:]
-                break
-        raise ConfigError(
-            f"Output {self.output!r} of {self._where} has the shape {rows.shape} for {n_images} images; an embedding "
-            "is (images, dim) or (images, tokens, dim). Name another output, or export the model with its pooling. "
-            f"Outputs: {_listed(session.get_outputs())}."
-        )
+            self.batch = 1  # a shape in the graph's middle that was fixed at export
+            rows = self._run(session, noise[:1])
+        if self.batch is None and len(rows) != n_images:
+            self.batch = 1
+            rows = self._run(session, noise[:1])
+        if len(rows) != (self.batch or n_images) or rows.ndim not in (2, 3):
+            raise ConfigError(
+                f"Output {self.output!r} of {self._where} has the shape {rows.shape} for {self.batch or n_images} "
+                "images; an embedding is (images, dim) or (images, tokens, dim). Name another output, or export the "
+                f"model with its pooling. Outputs: {_listed(session.get_outputs())}."
+            )
+        self.batch = self.batch or self._true_batch(session, noise, rows)
+        return rows.shape[1:]
+
+    def _true_batch(self, session: "ort.InferenceSession", images: np.ndarray, rows: np.ndarray) -> Size:
+        """None if images one by one give the rows that they gave together."""
+        try:
+            alone = np.concatenate([self._run(session, image[None]) for image in images])
+        except StoreError:
+            return len(images)  # fixed at export, in the graph's middle, to just as many
+        if alone.shape != rows.shape:
+            return len(images)
+        largest = float(np.abs(rows).max(initial=0.0))
+        return None if np.abs(alone - rows).max(initial=0.0) <= _ALIKE[self._dtype] * largest else 1
+
+    def _noise(self, n_images: int) -> np.ndarray:
+        sides = (self.input_px, self.input_px)
+        shape = (n_images, 3, *sides) if self.layout == "NCHW" else (n_images, *sides, 3)
+        return np.random.default_rng(0).normal(size=shape).astype(self._dtype)
 
     def _read_input(self, session: "ort.InferenceSession") -> tuple[str, type[np.floating], list[Size]]:
         inputs = session.get_inputs()
@@ -205,11 +227,17 @@ class OnnxBackbone(nn.Module):
             if name not in {output.name for output in outputs}:
                 raise unknown_name(f"output of {self._where}", name, [output.name for output in outputs])
             return name
-        floats = [output for output in outputs if output.type in _FLOATS]
-        for n_dims in (2, 3, 4):  # a vector if there is one; else tokens, or a map that may be of one pixel
-            for output in floats:
-                if len(output.shape) == n_dims:
-                    return str(output.name)
+        floats = [each for each in outputs if each.type in _FLOATS]
+        candidates = [each for each in floats if _may_be_embedding(each.shape)]
+        # Where there are maps alone, trying one tells what is wrong with it.
+        candidates = candidates or [each for each in floats if len(each.shape) == 4][:1]
+        if len(candidates) == 1:
+            return str(candidates[0].name)
+        if candidates:
+            raise ConfigError(
+                f"{self._where} has {len(candidates)} outputs that could be the embedding: {_listed(candidates)}. "
+                f"Say which, such as --output {candidates[0].name} (of `abaw encoders add`)."
+            )
         raise ConfigError(
             f"{self._where} has no output that could be an embedding, (images, dim) of floats: {_listed(outputs)}. "
             "Export the layer before its classifier."
@@ -224,6 +252,11 @@ class OnnxBackbone(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_sessions": {}, "_threads": None}  # these belong to a process
+
+
+def _may_be_embedding(shape: Sequence[int | str | None]) -> bool:
+    """Whether it is a vector, tokens, or a map that may be of one pixel."""
+    return len(shape) in (2, 3) or (len(shape) == 4 and not any(isinstance(n, int) and n > 1 for n in shape[2:]))
 
 
 def _open_session(content: bytes, device: torch.device, *, where: str) -> "ort.InferenceSession":

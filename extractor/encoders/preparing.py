@@ -1,12 +1,10 @@
 """From a name to an encoder folder of the workspace: weights are adopted once, and found ready ever after.
 
 encoders/mae/encoder.json, model.safetensors     whole, or not there
-encoders/.mae.adding-x7/                         while it is made; it appears under its name by one rename
+encoders/.mae.adding-x7/                         while it is made, see placing.py
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue
 
-from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
+from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError, StoreError
 from featurestore.provenance import file_digest
 
 from .finding import (
@@ -27,7 +25,8 @@ from .finding import (
     find_encoder,
     local_name,
 )
-from .presets import Preset, find_preset
+from .placing import place_folder
+from .presets import Preset, find_preset, weight_names
 from .spec import EncoderSpec
 from .specfile import SPEC_FILE, read_spec
 
@@ -99,7 +98,8 @@ def prepare_encoder(
     if isinstance(found, Folder):
         spec = read_spec(found.path)
         if found.path.parent == encoders:
-            _check_unchanged(found.path, spec, _files_of(kept_as, weights, table))
+            kept_as = found.path.name  # a short name's encoder may be kept under the long one
+            _check_unchanged(found.path, spec, _files_of(name, weights, table))
         return Prepared(name=kept_as, folder=found.path, spec=spec, was_there=True)
     file = _file_of(found, kept_as, weights)
     if (encoders / kept_as / SPEC_FILE).is_file():  # the name was a path, or timm's
@@ -115,6 +115,7 @@ def add_encoder(
     encoders: Path,
     *,
     spec: EncoderSpec | None = None,
+    assumed: tuple[str, ...] | None = None,
     allow_partial: bool = False,
     force: bool = False,
 ) -> Prepared:
@@ -129,7 +130,10 @@ def add_encoder(
     encoders
         The workspace's encoders; made if it is not there.
     spec
-        How it is built and fed; None to recognise it from the file.
+        How it is built and fed; None to recognise it from the file. If its origin names a preset, the file is
+        checked to be of it.
+    assumed
+        Fields of `spec` that nobody told; None for those that recognising assumes, and none of a spec.
     allow_partial
         As in `prepare_encoder`.
     force
@@ -138,9 +142,9 @@ def add_encoder(
     Raises
     ------
     ConfigError
-        If the name cannot be one, or the file does not say how it is to be fed.
+        If the name cannot be one, the file does not say how it is to be fed, or it is not what `spec` says.
     FileExistsAlreadyError
-        If the name is taken.
+        If the name is taken, be it while this one is made.
     MissingFileError
         If there is no such file.
     """
@@ -155,9 +159,22 @@ def add_encoder(
         raise FileExistsAlreadyError(f"Encoder {name!r} is there already ({target}). Give another name, or --force.")
     from .adopting import adopt  # torch: seconds to import
     from .folder import save_encoder
+    from .presetcheck import advise_on_code, check_form, check_size, preset_of_spec
     from .weightfile import is_onnx
 
-    adopted = _adopt_onnx(file, spec) if is_onnx(file) else adopt(file, spec, allow_partial=allow_partial)
+    if is_onnx(file):
+        adopted = _adopt_onnx(file, spec)
+    else:
+        preset = preset_of_spec(spec)
+        try:
+            if preset is not None:
+                check_form(file, preset)
+            adopted = adopt(file, spec, allow_partial=allow_partial)
+        except StoreError as error:
+            if preset is not None:
+                advise_on_code(error, file, preset)
+            raise
+        check_size(adopted.encoder)
     status = file.stat()
     known: dict[str, JsonValue] = {
         "dim": adopted.encoder.dim,
@@ -166,25 +183,15 @@ def add_encoder(
     }
     made = adopted.encoder.spec
     made = made.model_copy(update={"origin": {**made.origin, "kind": ADOPTED, **known}})
-    encoders.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{name}.adding-", dir=encoders))
-    try:
-        save_encoder(hidden / "made", adopted.encoder, made)
-        if target.exists() and force:
-            target.rename(hidden / "replaced")
-        try:
-            (hidden / "made").rename(target)
-        except OSError:
-            if not (target / SPEC_FILE).is_file():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    is_new = place_folder(lambda folder: save_encoder(folder, adopted.encoder, made), target, force=force)
+    if not is_new:
+        return Prepared(name=name, folder=target, spec=read_spec(target), was_there=True)
     return Prepared(
         name=name,
         folder=target,
         spec=read_spec(target),
         report=adopted.report,
-        assumed=adopted.assumed,
+        assumed=assumed if assumed is not None else adopted.assumed if spec is None else (),
         source=file,
         was_there=False,
     )
@@ -195,14 +202,17 @@ def _adopt_onnx(file: Path, spec: EncoderSpec | None) -> "Adopted":
     from .adopting import Adopted
     from .encoder import Encoder
     from .onnxmodel import OnnxBackbone
+    from .presetcheck import check_output, preset_of_spec
 
     if spec is None:
         raise ConfigError(not_normalised(file))
     output = spec.arguments.get("output") if spec.architecture == "onnx" else None
     model = OnnxBackbone(file, output=None if output is None else str(output), input_px=spec.input_px)
+    if (preset := preset_of_spec(spec)) is not None:
+        check_output(file, model, preset)
     changed: dict[str, object] = {
         "architecture": "onnx",
-        "arguments": {} if output is None else {"output": output},
+        "arguments": {} if output is None and len(model.outputs) == 1 else {"output": model.output},
         "pooling": "tokens" if len(model.row_shape) == 2 else "default",
         "n_scores": 0,
         "origin": {**spec.origin, "file": file.name, "digest": model.digest, "form": "ONNX", "partial": False},
@@ -240,7 +250,9 @@ def _file_of(found: PresetFound | TimmModel | WeightsFile, name: str, weights: P
         )
     from .hub import download_weights
 
-    return download_weights(tag, advice=advice)
+    # A preset's weights are in timm's own repositories, so that timm need not be asked for the place.
+    repository = f"timm/{tag}" if isinstance(found, PresetFound) else None
+    return download_weights(tag, advice=advice, repository=repository)
 
 
 def where_to_put(name: str, preset: Preset | None, weights: Path | None) -> str:
@@ -269,7 +281,7 @@ def _files_of(name: str, weights: Path | None, table: Mapping[str, Path] | None)
     if table and name in table:
         return [table[name]] if table[name].is_file() else []
     preset = find_preset(name)
-    names = {name} if preset is None else {name, preset.name}
+    names = {name} if preset is None else weight_names(preset, name)
     return candidate_weights(weights, names, () if preset is None else preset.files)
 
 

@@ -25,6 +25,8 @@ from .spec import EncoderSpec
 _ARCFACE_MEAN_STD: Final = (0.5, 0.5, 0.5)
 _WITH_SIZE: Final = re.compile(r"(?P<name>.+)_(?P<side>[1-9][0-9]{1,3})")
 
+_FOAMLIU_MARK: Final = "gdconv.depthwise.weight"  # a layer of foamliu's form alone, as published
+
 _FACEBOOK_MAE: Final = "https://github.com/facebookresearch/mae"
 _MAE_FACE: Final = "https://github.com/FuxiVirtualHuman/MAE-Face"
 _DINOV2: Final = "https://github.com/facebookresearch/dinov2"
@@ -54,6 +56,12 @@ class Preset:
         timm's name of the published weights, or None if no hub has them.
     size_step
         The input side may be a multiple of this many pixels; 0 if it may not change.
+    marked_by, not_marked_by
+        Name of a tensor that its files have, and of one that they have not, where other weights would fit as well.
+    otherwise
+        What to do with a file that is not so marked.
+    is_pickled_whole
+        Whether its authors publish the network as a pickle, and not its weights.
     """
 
     name: str
@@ -64,6 +72,10 @@ class Preset:
     page: str
     hub_tag: str | None = None
     size_step: int = 0
+    marked_by: str | None = None
+    not_marked_by: str | None = None
+    otherwise: str = ""
+    is_pickled_whole: bool = False
 
     def adoptable(self) -> EncoderSpec:
         """The spec under which a file of weights is adopted; its origin names the preset."""
@@ -190,6 +202,7 @@ def _hsemotion(name: str, n_scores: int, outputs: str, files: tuple[str, ...]) -
         files=files,
         page=_HSEMOTION,
         size_step=32,
+        is_pickled_whole=True,
     )
 
 
@@ -258,6 +271,8 @@ _ALL: Final = (
         dim=512,
         files=("model_mobilefacenet.pth",),
         page="https://github.com/TreB1eN/InsightFace_Pytorch",
+        not_marked_by=_FOAMLIU_MARK,
+        otherwise="They are in foamliu's form: take preset mobilefacenet_128.",
     ),
     Preset(
         name="mobilefacenet_128",
@@ -273,6 +288,8 @@ _ALL: Final = (
         dim=128,
         files=("mobilefacenet.pt", "mobilefacenet_112.onnx"),
         page="https://github.com/foamliu/MobileFaceNet",
+        marked_by=_FOAMLIU_MARK,
+        otherwise="If they are in InsightFace_Pytorch's form, take preset mobilefacenet.",
     ),
     _hsemotion("efficientnet_b0", 10, "10 scores: 8 expressions, V, A", ("enet_b0_8_va_mtl*",)),
     _hsemotion("efficientnet_b0_8", 8, "8 expression scores", ("enet_b0_8_best_afew*", "enet_b0_8_best_vgaf*")),
@@ -301,6 +318,8 @@ _ALL: Final = (
         dim=4096,
         files=("vgg_face_dag.pth",),
         page="https://www.robots.ox.ac.uk/~albanie/pytorch-models.html",
+        marked_by="fc6.weight",
+        otherwise="ImageNet's VGG-16 is timm:vgg16, and its files are added with --arch vgg16.",
     ),
 )
 
@@ -326,6 +345,21 @@ def find_preset(name: str) -> Preset | None:
         return None
     base = PRESETS.get(ALIASES.get(sized["name"], sized["name"]))
     return None if base is None else base.at_size(int(sized["side"]))
+
+
+def is_preset_name(name: str) -> bool:
+    """Whether a preset is meant by a name, with or without a size, even one that it does not take."""
+    sized = _WITH_SIZE.fullmatch(name)
+    return any(ALIASES.get(each, each) in PRESETS for each in (name, *([sized["name"]] if sized else [])))
+
+
+def weight_names(preset: Preset, asked: str | None = None) -> set[str]:
+    """The names, without suffix, under which a preset's weights may lie, beside those of `files`.
+
+    They are its own, its short one, and the one that was asked for, which may end in a size.
+    """
+    short = {alias for alias, name in ALIASES.items() if name == preset.name}
+    return {preset.name, *short, *([] if asked is None else [asked])}
 
 
 def preset_of_file(path: Path) -> Preset | None:

@@ -16,7 +16,7 @@ class EncoderSpec(BaseModel):
     Attributes
     ----------
     architecture
-        A timm model name, one of abaw's own (`iresnet50`, `iresnet100`, `mobilefacenet`), or ``onnx``.
+        A timm model name, one of abaw's own (`iresnet50`, `mobilefacenet`, ...), or ``onnx``.
     arguments
         Further arguments of `timm.create_model`, such as ``img_size``, ``depth``.
     input_px
@@ -24,7 +24,7 @@ class EncoderSpec(BaseModel):
     mean, std
         Per RGB channel, for pixels in [0, 1].
     pooling
-        How tokens become one embedding (see the module's text).
+        How tokens become one embedding (see `readout.py`).
     n_scores
         Outputs of the classifier that is kept: the embedding is the features and behind them these scores.
     licence

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from extractor.encoders.presets import PRESETS
 
@@ -149,6 +150,53 @@ def test_a_preset_is_shown_with_its_size(abaw: Abaw, here: Path) -> None:
     assert "  input          238 x 238 px, bicubic" in shown
     assert "  page           https://github.com/facebookresearch/dinov2" in shown
     assert "  files          dinov2_vitg14_pretrain.pth" in shown
+    assert here.is_dir()
+
+
+def test_shown_is_what_extract_would_take(abaw: Abaw, here: Path, vit: Path) -> None:
+    def shown(name: object) -> dict[str, object]:
+        told = json.loads(abaw("encoders", "show", name, "--json").out)
+        assert isinstance(told, dict)
+        return told
+
+    (here / "weights" / "dinov2.pth").write_bytes(b"weights")
+    for name in ("dinov2", "dinov2_base", "dinov2_base_238"):
+        told = shown(name)
+        assert (told["encoder"], told["state"], told["where"]) == (
+            name,
+            "weights",
+            str(here / "weights" / "dinov2.pth"),
+        )
+    assert (shown(vit)["state"], shown(vit)["where"]) == ("weights", str(vit))
+    told = shown("timm:resnet10t")
+    assert (told["state"], told["where"], told["input_px"]) == ("hub", "resnet10t.c3_in1k", 176)
+    (here / "weights" / "resnet10t.pth").write_bytes(b"weights")
+    assert shown("resnet10t")["where"] == str(here / "weights" / "resnet10t.pth")
+    assert abaw("encoders", "add", "dinov2_base", vit, "--arch", TIMM_NAME).code == 0
+    told = shown("dinov2")
+    assert (told["encoder"], told["state"], told["architecture"]) == ("dinov2_base", "ready", TIMM_NAME)
+
+
+def test_what_the_file_does_not_tell_is_said(abaw: Abaw, here: Path, vit: Path) -> None:
+    outcome = abaw("encoders", "add", "a", vit, "--arch", TIMM_NAME, "--mean", "0.5", "--licence", "MIT")
+    assert "the file does not tell std, interpolation: taken as is usual" in " ".join(outcome.err.split())
+    said = ("--mean", "0.5", "--std", "0.5", "--interpolation", "bilinear")
+    outcome = abaw("encoders", "add", "b", vit, "--arch", TIMM_NAME, *said)
+    assert (outcome.code, "does not tell" in outcome.err) == (0, False)
+    assert "  input          160 x 160 px, bilinear" in abaw("encoders", "show", "b").out
+    assert here.is_dir()
+
+
+def test_a_narrow_terminal_has_fewer_columns(abaw: Abaw, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.console.stdout", Console(force_terminal=True, width=80, color_system=None))
+    told = abaw("encoders").out
+    lines = [line for line in told.splitlines() if line.startswith("  ") and line[2:3].isalpha()]
+    assert [line.split()[:3] for line in lines if "mobilefacenet_128" in line] == [["mobilefacenet_128", "128", "112"]]
+    assert "licence of" not in told
+    assert max(map(len, told.splitlines())) <= 80
+    assert len(told.splitlines()) < 2.5 * len(PRESETS)
+    monkeypatch.setattr("cli.console.stdout", Console(force_terminal=True, width=200, color_system=None))
+    assert "licence of the weights" in abaw("encoders").out
     assert here.is_dir()
 
 

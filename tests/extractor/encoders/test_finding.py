@@ -77,6 +77,16 @@ def test_an_own_encoder_comes_before_the_preset_of_its_name(
     assert find_encoder("mae", own, weights=weights) == Folder(own / "mae")
 
 
+def test_a_short_name_means_the_encoder_that_was_made_under_the_long_one(own: Path, tiny_encoder: Encoder) -> None:
+    save_encoder(own / "dinov2_base", tiny_encoder, tiny_encoder.spec)
+    assert find_encoder("dinov2", own) == Folder(own / "dinov2_base")
+    elsewhere = own.parent / "elsewhere"
+    save_encoder(elsewhere, tiny_encoder, tiny_encoder.spec)
+    assert find_encoder("dinov2", own, {"dinov2": elsewhere}) == Folder(elsewhere)
+    save_encoder(own / "dinov2", tiny_encoder, tiny_encoder.spec)
+    assert find_encoder("dinov2", own) == Folder(own / "dinov2")
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -85,6 +95,8 @@ def test_an_own_encoder_comes_before_the_preset_of_its_name(
         ("dinov2", "dinov2_vitb14_pretrain.pth"),
         ("dinov2", "dinov2.bin"),
         ("dinov2", "dinov2_base.pt"),
+        ("dinov2_base", "dinov2.pth"),
+        ("dinov2_base_238", "dinov2.pth"),
         ("dinov2_giant_238", "dinov2_vitg14_pretrain.pth"),
         ("iresnet100", "ms1mv3_arcface_r100_fp16/backbone.pth"),
         ("iresnet100", "iresnet100.onnx"),
@@ -137,6 +149,12 @@ def test_timm_models_are_fed_as_their_weights_were(own: Path, weights: Path, put
     assert found.weights == file
     plain = find_encoder("timm:densenet121", own)
     assert isinstance(plain, TimmModel)  # and not the preset of that name
+    put("densenet121.pth")  # the preset's
+    plain = find_encoder("timm:densenet121", own, weights=weights)
+    assert isinstance(plain, TimmModel)
+    assert plain.weights is None
+    file = put("timm_densenet121.pth")
+    assert find_encoder("timm:densenet121", own, weights=weights) == TimmModel(plain.spec, plain.tag, file)
     with pytest.raises(UnknownNameError, match=r"no timm model 'resnet10x'\. Did you mean 'resnet10t'"):
         find_encoder("timm:resnet10x", own)
     with pytest.raises(UnknownNameError, match=r"no published weights of timm's resnet10t 'a1'\. Did you mean|Known"):
@@ -157,6 +175,9 @@ def test_a_misspelt_preset_is_told(own: Path) -> None:
         ("/models/mae_pretrain_vit_base.pth", "mae_pretrain_vit_base"),
         ("w/glint360k_cosface_r100_fp16_0.1.pth", "glint360k_cosface_r100_fp16_0.1"),
         ("timm:resnet10t", "resnet10t"),
+        ("timm:vgg16", "timm_vgg16"),
+        ("timm:convnext_tiny_224", "timm_convnext_tiny_224"),
+        ("timm:vgg16.tv_in1k", "vgg16.tv_in1k"),
         ("resnet10t.c3_in1k", "resnet10t.c3_in1k"),
     ],
 )

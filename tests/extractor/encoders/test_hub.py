@@ -2,7 +2,10 @@
 
 import hashlib
 import http.server
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +143,31 @@ def test_without_a_network_it_fails_in_a_second_and_says_what_to_do(
         download_weights(TAG, advice=ADVICE, cache=tmp_path)
     assert time.perf_counter() - start < 1.5
     assert str(e.value).endswith(ADVICE)
+
+
+def test_a_hub_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("extractor.encoders.hub._ANSWER_S", 0.2)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)  # the kernel takes connections, and nobody reads from them
+        _set_endpoint(monkeypatch, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        start = time.perf_counter()
+        with pytest.raises(MissingFileError, match=r"took the connection and gave no answer within 0\.2 s|timed out"):
+            download_weights(TAG, advice=ADVICE, repository=f"timm/{TAG}", cache=tmp_path)
+        assert time.perf_counter() - start < 1.5
+
+
+def test_a_known_repository_needs_no_timm(hub: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from extractor.encoders.preparing import prepare_encoder\n"
+        "try: prepare_encoder('mae', Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__, sorted({'torch', 'timm'} & sys.modules.keys()))"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "MissingFileError []"
 
 
 def test_weights_that_no_hub_has(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def test_a_batch_that_only_seems_open(images: Tensor) -> None:
     backbone = OnnxBackbone(model(fixed_inside=1))
     assert backbone.batch == 1
     torch.testing.assert_close(backbone(images), patches(images).mean(dim=(2, 3)), rtol=1e-5, atol=1e-5)
+    backbone = OnnxBackbone(model(fixed_inside=2))
+    assert backbone.batch == 2
+    torch.testing.assert_close(backbone(images), patches(images).mean(dim=(2, 3)), rtol=1e-5, atol=1e-5)
 
 
 def test_tokens_maps_and_maps_of_one_pixel(images: Tensor) -> None:
@@ -134,14 +137,40 @@ def test_tokens_maps_and_maps_of_one_pixel(images: Tensor) -> None:
         OnnxBackbone(model(ends_in="map"))
 
 
-def test_the_first_vector_is_taken_and_any_output_can_be_named() -> None:
+def test_an_output_is_taken_if_it_is_the_only_one_that_can_be_an_embedding() -> None:
     content = model(outputs=("map_first", "embedding"))
-    assert OnnxBackbone(content).output == "embedding"
+    assert (OnnxBackbone(content).output, OnnxBackbone(content).outputs) == ("embedding", ("map_first", "embedding"))
     assert OnnxBackbone(content, output="embedding").row_shape == (5,)
     with pytest.raises(ConfigError, match=r"Outputs: map_first float .*embedding float"):
         OnnxBackbone(content, output="map_first")
     with pytest.raises(UnknownNameError, match=r"no output of The model 'embeding'\. Did you mean 'embedding'"):
         OnnxBackbone(content, output="embeding")
+
+
+def test_of_several_outputs_one_must_be_named() -> None:
+    from onnx import TensorProto, helper
+
+    content = onnx.load_from_string(model())
+    content.graph.node.append(helper.make_node("Softmax", ["embedding"], ["scores"]))
+    content.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 5]))
+    message = r"2 outputs that could be the embedding: embedding float \('n', 5\), scores float .* --output embedding"
+    with pytest.raises(ConfigError, match=message):
+        OnnxBackbone(content.SerializeToString())
+    assert OnnxBackbone(content.SerializeToString(), output="scores").output == "scores"
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_rows_that_depend_on_their_batch_are_computed_one_by_one(images: Tensor, layout: str) -> None:
+    from onnx import TensorProto, helper
+
+    content = onnx.load_from_string(model(layout=layout))
+    content.graph.node.append(helper.make_node("ReduceMean", ["embedding"], ["of_batch"], axes=[0], keepdims=1))
+    content.graph.node.append(helper.make_node("Div", ["embedding", "of_batch"], ["normed"]))
+    del content.graph.output[:]
+    content.graph.output.append(helper.make_tensor_value_info("normed", TensorProto.FLOAT, ["n", 5]))
+    backbone = OnnxBackbone(content.SerializeToString())
+    assert backbone.batch == 1
+    torch.testing.assert_close(backbone(images), torch.ones(11, 5))
 
 
 def test_half_precision_inside_is_float32_outside(images: Tensor) -> None:
