@@ -7,7 +7,7 @@ made from, and anything else is refused.
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,14 @@ import numpy.typing as npt
 
 from .embedding import Embedding
 from .errors import (
-    EncoderMismatchError,
     FileExistsAlreadyError,
     FrameMismatchError,
     MissingEmbeddingsError,
     MissingFileError,
-    ShapeError,
     unknown_name,
 )
 from .frames import FrameTable
-from .layout import plan_layout, storage_dtype
+from .layout import plan_layout
 from .metadata import (
     FRAMES_FILE,
     ZARR_JSON,
@@ -41,6 +39,7 @@ from .metadata import (
     write_root,
 )
 from .provenance import Provenance
+from .sameness import check_same, projected
 from .storage.base import Storage
 from .storage.local import LocalStorage
 from .storage.opening import Location, open_storage
@@ -280,7 +279,7 @@ class FeatureStore:
             If they have rows of another shape.
         """
         check_encoder_name(name)
-        made_by = provenance if projection is None else _projected(provenance, projection, row_shape, encoder=name)
+        made_by = provenance if projection is None else projected(provenance, projection, row_shape, encoder=name)
         if name not in self:
             layout = plan_layout(self.n_frames, row_shape, dtype=dtype, batch_rows=batch_rows, chunk_rows=chunk_rows)
             record = EncoderRecord(frames=self._root.frames, provenance=made_by, layout=layout)
@@ -311,25 +310,8 @@ class FeatureStore:
             As `embedding`.
         """
         embedding = self.embedding(name)
-        recorded, where = embedding.provenance, f"store: {self.location}"
         advice = f"Extract it as {self.free_version(name)}, which keeps both, or run `abaw store rm {name}` first."
-        if recorded.fingerprint != provenance.fingerprint:
-            differing = recorded.differences(provenance)
-            weights = f" (weights {recorded.weights} there, {provenance.weights} now)" if "weights" in differing else ""
-            raise EncoderMismatchError(
-                f"The embeddings of encoder {name!r} were made by {recorded.fingerprint}, these would be by "
-                f"{provenance.fingerprint}; they differ in {', '.join(differing)}{weights} ({where}). {advice}"
-            )
-        if embedding.row_shape != tuple(row_shape):
-            raise ShapeError(
-                f"The embeddings of encoder {name!r} have rows of shape {embedding.row_shape}, these would have "
-                f"{tuple(row_shape)} ({where}). {advice}"
-            )
-        if embedding.dtype != storage_dtype(dtype):
-            raise EncoderMismatchError(
-                f"The embeddings of encoder {name!r} are {embedding.dtype}, these would be {storage_dtype(dtype)} "
-                f"({where}). {advice}"
-            )
+        check_same(embedding, provenance, row_shape, dtype, advice=advice)
         return embedding
 
     def _knows(self, frames: FramesRecord) -> bool:
@@ -366,23 +348,6 @@ class FeatureStore:
                 f"{unknown_name('encoder', name, self.names())} (store: {self.location}). "
                 f"Run `abaw extract --encoder {name}` to add it."
             )
-
-
-def _projected(
-    provenance: Provenance, projection: TokenProjection, row_shape: Sequence[int], *, encoder: str
-) -> Provenance:
-    """A provenance of rows that went through a projection, which they must fit."""
-    if len(row_shape) != 2 or row_shape[-1] != projection.n_components:
-        raise ShapeError(
-            f"Rows that went through a projection to {projection.n_components} dimensions have shape (n_tokens, "
-            f"{projection.n_components}), not {tuple(row_shape)} (encoder {encoder!r}). Project them first."
-        )
-    if provenance.projection not in (None, projection.digest):
-        raise EncoderMismatchError(
-            f"The rows of encoder {encoder!r} went through projection {provenance.projection}; the one to keep with "
-            f"them is {projection.digest}. Give the projection that they went through."
-        )
-    return replace(provenance, projection=projection.digest)
 
 
 def _record_of(frames: FrameTable) -> FramesRecord:
