@@ -6,16 +6,15 @@ others finish their shares, and the same command computes what it left.
 """
 
 import multiprocessing
-import multiprocessing.synchronize
-import queue
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import numpy as np
 import torch
@@ -33,13 +32,14 @@ from .config import ExtractConfig, ExtractReport
 from .extract import extract, forget_unreadable
 from .planning import begin, plan
 
-_LOOK_EVERY_S: Final = 0.2
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
 _GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    worker: int
     done: int
     total: int
     failed: int
@@ -47,12 +47,8 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    worker: int
     report: ExtractReport | None
     error: BaseException | None
-
-
-_Message = _Progress | _Result
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
@@ -155,30 +151,36 @@ class _Job:
 
 
 class _Workers:
-    """The processes, one a device."""
+    """The processes, one a device, each at the end of a pipe of its own.
+
+    A lock that all of them share, as in a queue, would be held for ever by one that was killed at the wrong moment.
+    """
 
     def __init__(self, devices: Sequence[str], job: _Job) -> None:
         self._devices = devices
-        context = multiprocessing.get_context("spawn")
-        self._messages: multiprocessing.Queue[_Message] = context.Queue()
-        self._stop = context.Event()  # an error that each of them would meet, or after which none is to go on
+        self._context = multiprocessing.get_context("spawn")
         n_on_cpu = devices.count("cpu")
-        threads = max(1, torch.get_num_threads() // n_on_cpu) if n_on_cpu else None
-        self._processes = []
-        for number, device in enumerate(devices):
-            outer, of = job.config.share
-            share = Share((outer - 1) * len(devices) + number + 1, of * len(devices))
-            config = replace(job.config, device=device, share=share, retry_unreadable=False)
-            arguments = (number, replace(job, config=config), threads, self._messages, self._stop)
-            self._processes.append(context.Process(target=_work, args=arguments, name=f"extract on {device}"))
+        self._threads = max(1, torch.get_num_threads() // n_on_cpu) if n_on_cpu else None
+        self._job = job
+        self._processes: list[SpawnProcess] = []
+        self._pipes: list[Connection] = []
 
     def __enter__(self) -> Self:
-        for process in self._processes:
+        for number, device in enumerate(self._devices):
+            outer, of = self._job.config.share
+            share = Share((outer - 1) * len(self._devices) + number + 1, of * len(self._devices))
+            config = replace(self._job.config, device=device, share=share, retry_unreadable=False)
+            ours, theirs = self._context.Pipe()
+            arguments = (replace(self._job, config=config), self._threads, theirs)
+            process = self._context.Process(target=_work, args=arguments, name=f"extract on {device}")
             process.start()
+            theirs.close()  # so that its end is seen here
+            self._processes.append(process)
+            self._pipes.append(ours)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._stop()
         for process in self._processes:
             process.join(_GRACE_S)  # interrupted from the keyboard, they write what they have
             if process.is_alive():
@@ -190,80 +192,77 @@ class _Workers:
         states: dict[int, _Progress] = {}
         results: dict[int, _Result] = {}
         while len(results) < len(self._processes):
-            for message in self._received():
-                if isinstance(message, _Result):
-                    results[message.worker] = message
-                    if message.error is not None:
-                        self._stop.set()
-                else:
-                    states[message.worker] = message
+            waiting = [pipe for number, pipe in enumerate(self._pipes) if number not in results]
+            for pipe in wait(waiting):
+                number = self._pipes.index(cast("Connection", pipe))
+                message = self._received(number)
+                if isinstance(message, _Progress):
+                    states[number] = message
+                    continue
+                results[number] = message
+                if message.error is not None and not isinstance(message.error, _DeathError):
+                    self._stop()
             if on_progress is not None and states:
                 each = states.values()
                 on_progress(sum(s.done for s in each), sum(s.total for s in each), sum(s.failed for s in each))
-            for number, process in enumerate(self._processes):
-                if number not in results and process.exitcode is not None and self._messages.empty():
-                    results[number] = _Result(number, None, self._died(number, process.exitcode))
         errors = [result.error for result in results.values() if result.error is not None]
         if errors:
             raise errors[0]
         return [result.report for result in results.values() if result.report is not None]
 
-    def _received(self) -> list[_Message]:
-        """What has come in, after a wait for the first, or for the end of a process."""
-        sentinels = [process.sentinel for process in self._processes if process.exitcode is None]
-        reader = self._messages._reader  # type: ignore[attr-defined]  # what a queue can be waited for by
-        wait([reader, *sentinels], timeout=_LOOK_EVERY_S)
-        received: list[_Message] = []
-        while True:
-            try:
-                received.append(self._messages.get_nowait())
-            except queue.Empty:
-                return received
+    def _received(self, number: int) -> "_Progress | _Result":
+        try:
+            return cast("_Progress | _Result", self._pipes[number].recv())
+        except (EOFError, OSError):
+            self._processes[number].join()
+            return _Result(None, self._died(number, self._processes[number].exitcode or 0))
 
-    def _died(self, number: int, exit_code: int) -> WorkerError:
+    def _stop(self) -> None:
+        """Tell all to end; those that have ended do not hear it."""
+        for pipe in self._pipes:
+            with suppress(OSError):
+                pipe.send(None)
+
+    def _died(self, number: int, exit_code: int) -> "_DeathError":
         how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with code {exit_code}"
-        return WorkerError(
+        return _DeathError(
             f"The worker on {self._devices[number]} {how} before its share was done (a kill, or too little memory). "
             "The others finished theirs, and what it committed is safe: run the same command again."
         )
 
 
+class _DeathError(WorkerError):
+    """A worker's process ended without a word; the others go on."""
+
+
 class _StoppedError(Exception):
-    """Another worker has met an error."""
+    """Nobody waits for the result any more."""
 
 
-def _work(
-    number: int,
-    job: _Job,
-    threads: int | None,
-    messages: "multiprocessing.Queue[_Message]",
-    stop: "multiprocessing.synchronize.Event",
-) -> None:
+def _work(job: _Job, threads: int | None, pipe: "Connection") -> None:
     """What each process does."""
     if threads is not None:
         torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
 
     def on_progress(done: int, total: int, failed: int) -> None:
-        if stop.is_set() or (parent is not None and not parent.is_alive()):
+        if pipe.poll():  # told to stop, or the other end is gone
             raise _StoppedError  # what was computed is committed on the way out
-        messages.put(_Progress(number, done, total, failed))
+        pipe.send(_Progress(done, total, failed))
 
-    result = _Result(number, None, None)
+    result = _Result(None, None)
     try:
         report = extract(job.store, _unship(job.encoders), job.images, job.config, on_progress=on_progress)
-        result = _Result(number, report, None)
-    except (_StoppedError, KeyboardInterrupt):
+        result = _Result(report, None)
+    except (_StoppedError, KeyboardInterrupt, BrokenPipeError):
         pass  # told by whoever stopped it
     except AbawError as error:
-        result = _Result(number, None, error)
+        result = _Result(None, error)
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
         told = f"The worker on {job.config.device} met {type(error).__name__}: {error}. Its trace:\n{trace}"
-        result = _Result(number, None, WorkerError(told))
-    messages.put(result)
-    messages.close()
-    messages.join_thread()
+        result = _Result(None, WorkerError(told))
+    with suppress(OSError):
+        pipe.send(result)
 
 
 def _together(reports: Sequence[ExtractReport]) -> ExtractReport:
