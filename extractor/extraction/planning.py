@@ -91,7 +91,6 @@ def plan(
     MissingFileError, StoreError
         If the images are not there, or are a pack of other frames.
     """
-    images.check(store.frames)
     digests = {id(encoder.backbone): weights_digest(encoder) for encoder in encoders.values()}
     chosen: dict[int, Execution] = {}  # readouts of one backbone run alike
     planned = {}
@@ -118,6 +117,8 @@ def plan(
                 chunk_rows=_chunk_rows(store.n_frames, row_shape, dtype, execution.batch, config.share.of * n_workers),
             ),
         )
+    if config.retry_unreadable or any(n_missing(store, name) for name in planned):
+        images.check(store.frames)
     return planned
 
 
