@@ -4,7 +4,6 @@ encoders/mae/encoder.json, model.safetensors     whole, or not there
 encoders/.mae.adding-x7/                         while it is made, see placing.py
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,13 @@ from .finding import (
 from .placing import place_folder
 from .presets import Preset, find_preset, weight_names
 from .spec import EncoderSpec
-from .specfile import SPEC_FILE, read_spec
+from .specfile import SPEC_FILE, check_name, read_spec
 
 if TYPE_CHECKING:
     from .adopting import Adopted
     from .matching import MatchReport
 
 ADOPTED: Final = "adopted"  # what an adopted encoder's origin says of its kind
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +146,7 @@ def add_encoder(
     MissingFileError
         If there is no such file.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot name an encoder: use letters, digits and . _ @ + -, a letter or digit first."
-        )
+    check_name(name)
     if not file.is_file():
         raise MissingFileError(f"There is no file of weights at {file}. Correct the path.")
     target = encoders / name

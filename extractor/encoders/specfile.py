@@ -1,17 +1,28 @@
 """The files of an encoder folder, and its `encoder.json`; nothing here imports torch, so that a list is quick."""
 
+import re
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
-from featurestore.errors import MissingFileError, StoreError
+from featurestore.errors import ConfigError, MissingFileError, StoreError
 
 from .spec import EncoderSpec
 
 SPEC_FILE: Final = "encoder.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 ONNX_FILE: Final = "model.onnx"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+
+
+def check_name(name: str) -> None:
+    """Refuse (ConfigError) what cannot name an encoder, of which a folder and a group of the store are made."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name an encoder: use letters, digits and . _ @ + -, a letter or digit first."
+        )
 
 
 def weights_file(spec: EncoderSpec) -> str:

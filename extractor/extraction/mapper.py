@@ -208,28 +208,35 @@ def map_block(
                     inputs[key] = model_input(groups, spec, n=block, device=mapper.device)
             n_rows = min(mapper.batch, stop - start)
             at = start - first
-            computed, position = _distinct(range(at, at + n_rows), frames.same_as, mapper.batch)
-            images = inputs[key][at : at + mapper.batch] if position is None else inputs[key][computed]
+            distinct = _distinct(range(at, at + n_rows), frames.same_as, mapper.batch)
+            images = inputs[key][at : at + mapper.batch] if distinct is None else inputs[key][distinct.computed]
             bad = {row: failures[row] for row in range(start, start + n_rows) if row in failures}
             with stages.timed("forward"):
                 reads = mapper(images, [output.readout for output in needed])
             for output, read in zip(needed, reads, strict=True):
-                embeddings = read[:n_rows] if position is None else read[position]
+                embeddings = read[:n_rows] if distinct is None else read[distinct.where]
                 if output.projector is not None:
                     embeddings = output.projector(embeddings)
                 yield Mapped(output, start, embeddings, bad)
 
 
-def _distinct(positions: range, same_as: Mapping[int, int], batch: int) -> tuple[list[int], NDArray[np.int64] | None]:
-    """Which positions of a block a batch computes, and where among these each of the batch's frames is.
+class _Distinct(NamedTuple):
+    """A batch with duplicates: the block's positions that are computed, and where among them each frame's row is."""
 
-    Without duplicates the whole batch is computed as it stands (None). With some, each image is computed once, and
-    their number is rounded up to a power of two, by the first again: few shapes, and the same for the same frames.
+    computed: list[int]
+    where: NDArray[np.int64]
+
+
+def _distinct(positions: range, same_as: Mapping[int, int], batch: int) -> _Distinct | None:
+    """What a batch computes if there are duplicates in it; None if it is computed as it stands.
+
+    Each image is computed once, and their number is rounded up to a power of two, by the first again: few shapes, and
+    the same for the same frames.
     """
     if not any(position in same_as for position in positions):
-        return list(positions), None
+        return None
     order: dict[int, int] = {}  # by first appearance in this batch, wherever in the block the image itself stands
     where = [order.setdefault(same_as.get(position, position), len(order)) for position in positions]
     distinct = list(order)
     size = min(batch, 1 << (len(distinct) - 1).bit_length())
-    return distinct + distinct[:1] * (size - len(distinct)), np.array(where, dtype=np.int64)
+    return _Distinct(distinct + distinct[:1] * (size - len(distinct)), np.array(where, dtype=np.int64))

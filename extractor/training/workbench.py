@@ -6,12 +6,10 @@
 The encoder is written into the hidden folder and appears under its name by one rename.
 """
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import xxhash
 from pydantic import BaseModel, TypeAdapter
@@ -19,10 +17,8 @@ from pydantic import BaseModel, TypeAdapter
 from extractor.encoders.encoder import Encoder
 from extractor.encoders.folder import save_encoder
 from extractor.encoders.spec import EncoderSpec
-from extractor.encoders.specfile import SPEC_FILE, read_spec, weights_file
-from featurestore.errors import ConfigError, FileExistsAlreadyError
-
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+from extractor.encoders.specfile import SPEC_FILE, check_name, read_spec, weights_file
+from featurestore.errors import FileExistsAlreadyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +37,7 @@ class Workbench:
     name: str
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"{self.name!r} cannot name an encoder: use letters, digits and . _ @ + -, a letter or digit first."
-            )
+        check_name(self.name)
 
     @property
     def folder(self) -> Path:
