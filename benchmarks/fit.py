@@ -1,6 +1,6 @@
 """A training step of `fit` against the same module on a batch that is already in place.
 
-Fit's side is an epoch of `heads.fit.fit` as it reports it: shuffled windows, rows gathered from the embeddings, labels
+Fit's side is an epoch of ``fit`` as it reports it: shuffled windows, rows gathered from the embeddings, labels
 and masks, the loss, the optimiser, and the scoring of a val split that is kept small, since only training is meant.
 The other side is what cannot be saved: forward, loss, backward, clipping and optimiser on one batch, over and over.
 
@@ -20,11 +20,13 @@ from report import Measure, parse_options, report, side_by_side, wall_s
 from torch import nn
 
 from featurestore.store import FeatureStore
-from heads.config import FitConfig, HeadConfig
-from heads.features import FeatureSet
-from heads.fit import EpochReport, fit
-from heads.losses import MultiTaskLoss
-from heads.model import HeadModel
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.epochs import EpochReport
+from heads.fitting.fit import fit
+from heads.losses.multitask import MultiTaskLoss
+from heads.modules.config import HeadConfig
+from heads.modules.model import HeadModel
 
 DIM = 768
 N_VAL = 40
@@ -94,7 +96,7 @@ class BareStep:
 
     def __init__(self, features: FeatureSet, head: HeadConfig, training: FitConfig, batch_rows: int) -> None:
         device, shape = features.device, (batch_rows // head.seq, head.seq)
-        self.model = HeadModel(head, DIM).to(device).train()
+        self.model = HeadModel(head, dict.fromkeys(head.encoders, (DIM,))).to(device).train()
         self.inputs = [torch.randn(*shape, DIM, device=device) for _ in head.encoders]  # (B, S, D), float32
         labels = {task: features.target_tensors[task] for task in head.joint}
         self.targets = {task: y[:batch_rows].reshape(*shape, *y.shape[1:]).clone() for task, (y, _) in labels.items()}

@@ -28,15 +28,16 @@ from featurestore.challenge.audit import audit
 from featurestore.challenge.submission import write_submission
 from featurestore.exchange.importing import import_vectors
 from featurestore.store import FeatureStore
-from heads.ablation import run_ablation
-from heads.config import FitConfig, HeadConfig
-from heads.features import FeatureSet
-from heads.fit import fit, score_split
-from heads.predictions import Predictions
-from heads.run import Run
-from heads.scores import Scores
-from heads.tables import plan
-from heads.tabulate import prediction_table
+from heads.ablation.running import run_ablation
+from heads.ablation.tables import plan
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.fit import fit, score_rows
+from heads.modules.config import HeadConfig
+from heads.runs.run import Run
+from heads.scoring.predictions import Predictions
+from heads.scoring.scores import Scores
+from heads.scoring.tabulate import prediction_table
 from heads.tasks import PARTS, TASKS
 
 from .console import progress_bar, stdout
@@ -275,7 +276,7 @@ def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: boo
         expression=predictions["expr"].expression,
         action_units=predictions["au"].action_units,
     )
-    return Standing(label, score_split(features, together), len(TASKS), fit_command(head, training))
+    return Standing(label, score_rows(features, together), len(TASKS), fit_command(head, training))
 
 
 def fit_command(head: HeadConfig, training: FitConfig) -> str:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featurestore.store import FeatureStore
-    from heads.features import FeatureSet
-    from heads.fit import EpochReport
+    from heads.features.featureset import FeatureSet
+    from heads.fitting.epochs import EpochReport
 
 _HERE = Path()
 
@@ -59,10 +59,11 @@ def fit_heads(
 
     For example: abaw fit-heads --fuse au,v --seq 20
     """
-    from heads.config import FitConfig, HeadConfig
-    from heads.fit import fit
-    from heads.record import run_name
-    from heads.run import Run, prepare_folder
+    from heads.fitting.config import FitConfig
+    from heads.fitting.fit import fit
+    from heads.modules.config import HeadConfig
+    from heads.runs.record import run_name
+    from heads.runs.run import Run, prepare_folder
     from heads.tasks import parse_names, parse_tasks, parse_weights
 
     from .console import print_json, progress_bar, stdout
@@ -124,7 +125,7 @@ def evaluate(
 
     For example: abaw evaluate my-run --split val --json
     """
-    from heads.run import Run
+    from heads.runs.run import Run
 
     from .console import print_json, stdout
     from .render import scores_table
@@ -162,8 +163,8 @@ def predict(
     """
     from featurestore.challenge.submission import write_submission
     from featurestore.errors import FileExistsAlreadyError
-    from heads.run import Run
-    from heads.tabulate import prediction_table
+    from heads.runs.run import Run
+    from heads.scoring.tabulate import prediction_table
 
     from .console import print_json, stdout, warn
     from .workspace import open_workspace
@@ -206,9 +207,9 @@ def ablate(
 
     For example: abaw ablate fusion --out ablations/ --seeds 1,2,3
     """
-    from heads.ablation import RowReport, render_table, run_ablation
-    from heads.config import FitConfig
-    from heads.tables import plan
+    from heads.ablation.running import RowReport, render_table, run_ablation
+    from heads.ablation.tables import plan
+    from heads.fitting.config import FitConfig
 
     from .console import print_json, progress_bar, say, stdout, warn
     from .workspace import open_workspace
@@ -239,7 +240,7 @@ def ablate(
 def load_features(store: "FeatureStore", names: "Sequence[str]", device: str, memory: str | None) -> "FeatureSet":
     """The embeddings of some encoders, loaded or, if they take more than `memory`, streamed, which is said."""
     from featurestore.bytesize import parse_bytes
-    from heads.features import FeatureSet
+    from heads.features.featureset import FeatureSet
 
     from .console import say
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from featurestore.challenge.audit import Audit
-from heads.scores import PartScore, Scores
+from heads.scoring.scores import PartScore, Scores
 from heads.tasks import PARTS
 
 PART_TITLES = {

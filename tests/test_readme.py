@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from heads.config import HeadConfig
-from heads.model import HeadModel
+from heads.modules.config import HeadConfig
+from heads.modules.model import HeadModel
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("featurestore", "heads", "extractor", "cli")
@@ -23,7 +23,7 @@ def test_the_tree_names_every_module_once() -> None:
 
 
 def test_the_parameters_are_the_papers() -> None:
-    model = HeadModel(HeadConfig(fuse=("au", "v")), 768)
+    model = HeadModel(HeadConfig(fuse=("au", "v")), dict.fromkeys(("mae", "au", "v"), (768,)))
     for part, n_parameters in ((model.fusion, 1_181_184), (model.temporal, 9_449_472)):
         assert sum(parameter.numel() for parameter in part.parameters()) == n_parameters
         assert f"{n_parameters:,}" in README

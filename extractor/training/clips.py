@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.frames import FrameTable
-from heads.targets import Targets
-from heads.windows import WindowIndex, window_index
+from heads.features.targets import Targets
+from heads.features.windows import WindowIndex, window_index
 
 
 def labelled_mask(targets: Targets, tasks: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -26,11 +26,11 @@ from extractor.versions import versions
 from featurestore.errors import ConfigError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
-from heads.config import HeadConfig
 from heads.devices import resolve_device
-from heads.losses import MultiTaskLoss
-from heads.model import HeadModel
-from heads.targets import Targets, labels_digest
+from heads.features.targets import Targets, labels_digest
+from heads.losses.multitask import MultiTaskLoss
+from heads.modules.config import HeadConfig
+from heads.modules.model import HeadModel
 from heads.tasks import in_task_order
 
 from .clips import labelled_clips, labelled_mask
@@ -99,7 +99,7 @@ class FineTuned(nn.Module):
     def __init__(self, encoder: Encoder, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = HeadModel(HeadConfig(encoder="live", joint=tasks, temporal="none", seq=1), encoder.dim)
+        self.head = HeadModel(HeadConfig(encoder="live", joint=tasks, temporal="none", seq=1), {"live": (encoder.dim,)})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Task to outputs (n, 1, n_outputs), of normalised images (n, 3, side, side)."""

@@ -23,7 +23,7 @@ from featurestore.errors import ConfigError, ImageError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
 from heads.devices import resolve_device
-from heads.targets import labels_digest
+from heads.features.targets import labels_digest
 
 from .loop import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
 from .mae import MaskedAutoencoder, initialise

@@ -13,9 +13,9 @@ from extractor.pixels.preprocess import assemble, normalise, upload
 from extractor.pixels.reader import FrameReader
 from extractor.precision import Precision, autocast
 from featurestore.errors import ImageError
-from heads.predict import predictions_of, score_columns
-from heads.scores import combine, part_scores
-from heads.targets import Targets
+from heads.features.targets import Targets
+from heads.fitting.predict import predictions_of, score_columns
+from heads.scoring.scores import combine, part_scores
 
 _BATCH: Final = 128
 

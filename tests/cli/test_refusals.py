@@ -168,7 +168,7 @@ def test_another_run_of_the_name_is_refused_before_the_fit(
     def fit(*_: object, **__: object) -> None:
         pytest.fail("fitted for nothing")
 
-    monkeypatch.setattr("heads.fit.fit", fit)
+    monkeypatch.setattr("heads.fitting.fit.fit", fit)
     text = refused(1, "fit-heads", "--fuse", "au", "--name", "joint")
     assert "run of another configuration is in the way" in text
 
@@ -232,7 +232,7 @@ def test_no_space_left_in_the_middle_of_saving_a_run(
     def save(*_: object) -> None:
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
 
-    monkeypatch.setattr("heads.run.save_file", save)
+    monkeypatch.setattr("heads.runs.run.save_file", save)
     assert "No space is left on the device" in refused(1, "fit-heads", "--epochs", 1, "--name", "full")
     assert [path.name for path in (workspace / "runs").iterdir()] == ["joint"]
 

@@ -13,7 +13,7 @@ from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.labels import AU_COLUMNS
 from featurestore.provenance import Provenance
 from featurestore.store import FeatureStore
-from heads.features import FeatureSet
+from heads.features.featureset import FeatureSet
 
 DIM = 16
 

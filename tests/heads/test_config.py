@@ -3,7 +3,8 @@ import json
 import pytest
 
 from featurestore.errors import ConfigError
-from heads.config import FitConfig, HeadConfig, check_together
+from heads.fitting.config import FitConfig, check_together
+from heads.modules.config import HeadConfig
 
 
 def test_round_trip_through_json() -> None:

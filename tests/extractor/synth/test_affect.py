@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from extractor.synth.affect import AU_THRESHOLD, label_frames
 from extractor.synth.video import VideoState
 from featurestore.labels import ACTION_UNITS, EXPRESSIONS, SPLITS
-from heads.metrics import concordance_correlation
+from heads.scoring.metrics import concordance_correlation
 
 REAL_RATES = (0.18, 0.08, 0.20, 0.30, 0.40, 0.37, 0.26, 0.02, 0.03, 0.05, 0.68, 0.10)
 

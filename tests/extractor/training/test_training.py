@@ -23,7 +23,7 @@ from extractor.training.workbench import Workbench
 from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
-from heads.targets import Targets
+from heads.features.targets import Targets
 
 
 def quick_pretraining(spec: EncoderSpec, **changes: object) -> PretrainConfig:

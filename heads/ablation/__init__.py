@@ -1,0 +1,1 @@
+"""The paper's tables over one's own store."""

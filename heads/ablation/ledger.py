@@ -1,0 +1,110 @@
+"""The CSV of an ablation: one row a run, rewritten whole after each, read back when the ablation goes on.
+
+A file of that name which is not such a table is left alone and refused: it may be someone's work.
+"""
+
+import io
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from featurestore.atomic import replace_file
+from featurestore.errors import ConfigError, FileExistsAlreadyError
+from heads.modules.config import HeadConfig
+
+SCHEMA: Final = pl.Schema(
+    {
+        "table": pl.String,
+        "task": pl.String,
+        "base": pl.String,
+        "fused": pl.String,
+        "fusion": pl.String,
+        "joined": pl.String,
+        "temporal": pl.String,
+        "S": pl.Int64,
+        "W": pl.Int64,
+        "seed": pl.Int64,
+        "epochs": pl.Int64,
+        "learning_rate": pl.Float64,
+        "batch_frames": pl.Int64,
+        "score": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "trivial": pl.Float64,
+        "published": pl.Float64,
+        "published_mark": pl.String,
+        "epoch": pl.Int64,
+        "parameters": pl.Int64,
+        "seconds": pl.Float64,
+        "data": pl.String,
+        "key": pl.String,
+    }
+)
+"""Columns: `fused` and `joined` are joined by ``+``; `epochs` is how many were trained; `score` is the task's own, on
+val, of the `epoch` that was best for it there, with its 95 % interval by resampling videos; `data` names the
+embeddings, frames and labels that the row was computed from, `key` everything that decides its numbers."""
+
+LedgerRow = dict[str, str | int | float | None]
+
+
+def read_ledger(path: Path) -> pl.DataFrame:
+    """The rows of an ablation's CSV; none if there is no file.
+
+    Raises
+    ------
+    FileExistsAlreadyError
+        If the file is damaged, or is no ablation's.
+    """
+    if not path.exists():
+        return pl.DataFrame(schema=SCHEMA)
+    problem = ""
+    try:
+        header = path.read_bytes().partition(b"\n")[0].decode().strip().split(",")
+        if header == list(SCHEMA):
+            table = pl.read_csv(io.BytesIO(path.read_bytes()), schema=SCHEMA)
+            for row in table.iter_rows(named=True):
+                head_of(row)
+            if not table["data"].null_count() + table["key"].null_count():
+                return table
+            problem = "a row has no data or no key"
+        elif set(header) < set(SCHEMA):
+            problem = f"it lacks the columns {', '.join(name for name in SCHEMA if name not in header)}"
+        else:
+            problem = f"its columns are {', '.join(header[:5])} ..."
+    except (OSError, UnicodeDecodeError, ConfigError, pl.exceptions.PolarsError) as error:
+        problem = str(error).partition("\n")[0]
+    raise FileExistsAlreadyError(
+        f"An ablation's table was expected with columns {', '.join(list(SCHEMA)[:3])} ..., but the file in its place "
+        f"cannot be read as one: {problem} (file: {path}). Move it away, or choose another --out."
+    )
+
+
+def write_ledger(path: Path, table: pl.DataFrame) -> None:
+    """Write a table as CSV, the whole file or nothing."""
+    with replace_file(path) as partial:
+        table.write_csv(partial)
+
+
+def head_of(row: LedgerRow) -> HeadConfig:
+    """The head that a row is of.
+
+    Raises
+    ------
+    ConfigError
+        If the row describes none.
+    """
+    return HeadConfig(
+        encoder=str(row["base"] or ""),
+        fuse=tuple(str(row["fused"]).split("+")) if row["fused"] else (),
+        fusion=str(row["fusion"]),
+        joint=tuple(str(row["joined"]).split("+")),
+        temporal=str(row["temporal"]),
+        seq=int(row["S"] or 0),
+        window=int(row["W"] or 0),
+    )
+
+
+def as_table(rows: list[LedgerRow]) -> pl.DataFrame:
+    """Rows as a table of `SCHEMA`."""
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")

@@ -1,0 +1,1 @@
+"""What a head reads: embeddings, labels, windows."""

@@ -1,0 +1,1 @@
+"""Fitting heads and predicting with them."""

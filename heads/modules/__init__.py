@@ -1,0 +1,1 @@
+"""What a head is made of: fusion, time, frameworks."""

@@ -1,0 +1,257 @@
+"""What a head is made of: `HeadConfig`.
+
+Frozen, checked when made with every mistake reported at once, and saved as JSON beside what was made of it. The
+defaults are the ABAW7 winner's head (Netease Fuxi); every published system is another choice of the same parts
+(`heads.recipes`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pydantic import JsonValue
+
+from featurestore.errors import unknown_name
+from heads.checking import at_least, from_json, in_unit_interval, raise_all, to_json
+from heads.features.windows import SPANS, window_mistakes
+from heads.tasks import TASKS, in_task_order
+
+FUSION_NAMES: Final = ("none", "sum", "concat", "affine", "gated", "residual", "late", "attention")
+TEMPORAL_NAMES: Final = ("none", "lstm", "gru", "bilstm", "bigru", "transformer", "tcn")
+FRAMEWORKS: Final = (
+    "share-encoder",
+    "share-bottom",
+    "hidden-feedback",
+    "label-feedback",
+    "per-task",
+    "task-queries",
+)
+STATEFUL: Final = ("lstm", "gru")
+"""Temporal modules whose state can be carried into a video's next segment: those that only look back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """A head: base embedding + fused ones -> fusion -> temporal -> one output a joined task.
+
+    Attributes
+    ----------
+    encoder
+        Whose embedding is the base.
+    fuse
+        Encoders whose embeddings are fused into it.
+    columns
+        Encoder -> [start, stop) of the columns that are read of its embedding, counted from the end if negative,
+        such as ``(-10, None)`` for the ten scores that an encoder puts out after its features; all by default.
+    normalise
+        Whether each column is brought to mean 0 and variance 1 by the train rows' statistics.
+    joint
+        The tasks predicted together; kept in the order au, expr, v, a.
+    fusion
+        One of `FUSION_NAMES`, or ``"auto"``: ``sum`` where something is fused, else ``none``.
+    width
+        Columns of the fused embedding; None is the base's, and the only choice for ``sum`` and ``none``.
+    fusion_dropout
+        In the fusion module.
+    temporal
+        One of `TEMPORAL_NAMES`, or several joined by ``+``, which read one after the other (``tcn+bigru``);
+        ``none``: each frame on its own, windows then only make batches.
+    layers
+        Layers of each temporal module; None is its own default.
+    temporal_width
+        Columns of its state, of each direction; None is the fused embedding's width.
+    attention_heads, feedforward
+        Of a Transformer and of attention in fusion; the feed-forward part's width, None for twice the state's.
+    positions
+        Whether a Transformer is told each row's place in its window, by sinusoids.
+    temporal_dropout
+        Between and inside the temporal layers.
+    stateful
+        Whether the state goes on, detached, from a video's segment to its next one (`STATEFUL` modules).
+    framework
+        How the tasks share, one of `FRAMEWORKS`: ``share-encoder`` (all but the outputs), ``share-bottom`` (the
+        first `layers` temporal layers, then `own_layers` a task), ``hidden-feedback`` and ``label-feedback`` (the
+        tasks of `feedback_from` first, their hidden states or labels then go to the others), ``per-task``
+        (nothing), ``task-queries`` (a query a label attends to the base encoder's patch tokens).
+    own_layers
+        Temporal layers of each task in ``share-bottom``.
+    feedback_from
+        The tasks that are fed back; the other joined tasks receive.
+    label_width
+        Columns of a label's table in ``label-feedback``.
+    hidden
+        Widths of the layers between state and output, each Linear, ReLU and dropout.
+    hidden_dropout
+        Before and between those layers; without such layers there is none.
+    blocks, query_width
+        Of ``task-queries``: how often queries attend, and their columns.
+    graph_layers
+        Of the action units' graph in ``task-queries``; 0 leaves the graph out.
+    seq
+        S, how long a window is.
+    window
+        W, from one window's start to the next one's; None is `seq`.
+    span
+        What S and W count: ``"rows"``, as the paper does, or ``"frames"`` of the source video.
+    gap_input
+        Whether the temporal module reads how many frames lie between a row and the one before it.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake that was found.
+    """
+
+    encoder: str = "mae"
+    fuse: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    normalise: bool = False
+    joint: tuple[str, ...] = tuple(TASKS)
+    fusion: str = "auto"
+    width: int | None = None
+    fusion_dropout: float = 0.3
+    temporal: str = "lstm"
+    layers: int | None = None
+    temporal_width: int | None = None
+    attention_heads: int = 4
+    feedforward: int | None = None
+    positions: bool = False
+    temporal_dropout: float = 0.0
+    stateful: bool = False
+    framework: str = "share-encoder"
+    own_layers: int = 3
+    feedback_from: tuple[str, ...] = ("au", "v")
+    label_width: int = 256
+    hidden: tuple[int, ...] = ()
+    hidden_dropout: float = 0.3
+    blocks: int = 3
+    query_width: int = 128
+    graph_layers: int = 2
+    seq: int = 20
+    window: int | None = None
+    span: str = "rows"
+    gap_input: bool = False
+
+    def __post_init__(self) -> None:
+        raise_all("head", self._mistakes())
+        object.__setattr__(self, "joint", in_task_order(self.joint))
+        object.__setattr__(self, "feedback_from", in_task_order(self.feedback_from))
+
+    def _mistakes(self) -> list[str]:
+        # W is S unless it is given: a mistake in S is told once.
+        step = max(1, self.seq) if self.window is None else self.window
+        return [
+            *self._input_mistakes(),
+            *self._task_mistakes(),
+            *self._module_mistakes(),
+            *self._framework_mistakes(),
+            *window_mistakes(self.seq, step),
+            *([] if self.span in SPANS else [str(unknown_name("span", self.span, SPANS))]),
+        ]
+
+    def _input_mistakes(self) -> list[str]:
+        mistakes = [] if self.encoder else ["encoder must be a name, got ''."]
+        if self.encoder in self.fuse:
+            mistakes.append(f"fuse must not hold the base encoder {self.encoder!r} again.")
+        if len(set(self.fuse)) < len(self.fuse):
+            mistakes.append(f"fuse must name each encoder once, got {','.join(self.fuse)}.")
+        for name, (start, stop) in self.columns.items():
+            if name not in self.encoders:
+                mistakes.append(f"columns names {name!r}, which is neither base nor fused.")
+            elif stop is not None and (start < 0) == (stop <= 0) and stop <= start:
+                mistakes.append(f"columns of {name!r} must be [start, stop) with start below stop, got {start}:{stop}.")
+        return mistakes
+
+    def _task_mistakes(self) -> list[str]:
+        mistakes = [] if self.joint else [f"joint must name at least one task of {', '.join(TASKS)}."]
+        named = (*self.joint, *self.feedback_from)
+        return mistakes + [str(unknown_name("task", name, TASKS)) for name in named if name not in TASKS]
+
+    def _module_mistakes(self) -> list[str]:
+        mistakes = at_least(
+            1,
+            width=self.width,
+            layers=self.layers,
+            temporal_width=self.temporal_width,
+            attention_heads=self.attention_heads,
+            feedforward=self.feedforward,
+            own_layers=self.own_layers,
+            label_width=self.label_width,
+            blocks=self.blocks,
+            query_width=self.query_width,
+        )
+        mistakes += at_least(0, graph_layers=self.graph_layers)
+        mistakes += [f"hidden must hold widths of at least 1, got {width}." for width in self.hidden if width < 1]
+        mistakes += in_unit_interval(
+            fusion_dropout=self.fusion_dropout,
+            temporal_dropout=self.temporal_dropout,
+            hidden_dropout=self.hidden_dropout,
+        )
+        if self.fusion not in ("auto", *FUSION_NAMES):
+            mistakes.append(str(unknown_name("fusion", self.fusion, ("auto", *FUSION_NAMES))))
+        if self.fusion == "none" and self.fuse:
+            mistakes.append(f"fusion 'none' would ignore the fused {','.join(self.fuse)}; use 'sum'.")
+        names = self.temporal.split("+")
+        mistakes += [
+            str(unknown_name("temporal module", name, TEMPORAL_NAMES)) for name in names if name not in TEMPORAL_NAMES
+        ]
+        if len(names) > 1 and "none" in names:
+            mistakes.append(f"temporal 'none' stands alone, got {self.temporal!r}.")
+        if self.stateful and not set(names) <= set(STATEFUL):
+            mistakes.append(f"stateful needs modules that only look back ({', '.join(STATEFUL)}), got {self.temporal}.")
+        if self.stateful and (self.span != "rows" or self.window not in (None, self.seq)):
+            mistakes.append("stateful reads consecutive segments: leave out window, and count rows.")
+        return mistakes
+
+    def _framework_mistakes(self) -> list[str]:
+        mistakes = []
+        if self.framework not in FRAMEWORKS:
+            mistakes.append(str(unknown_name("framework", self.framework, FRAMEWORKS)))
+        sources = [task for task in self.joint if task in self.feedback_from]
+        if self.framework.endswith("-feedback") and not 0 < len(sources) < len(self.joint):
+            mistakes.append(
+                f"{self.framework} needs joined tasks that are fed back and joined tasks that receive; of "
+                f"{', '.join(self.joint)} those fed back are {', '.join(sources) or '(none)'} (see feedback_from)."
+            )
+        if self.framework == "share-bottom" and self.temporal == "none":
+            mistakes.append("share-bottom shares temporal layers, but temporal is 'none'.")
+        if self.stateful and self.framework not in ("share-encoder", "hidden-feedback"):
+            mistakes.append(f"stateful works with share-encoder and hidden-feedback, got {self.framework}.")
+        if self.framework == "task-queries" and (self.temporal != "none" or self.fuse):
+            mistakes.append("task-queries reads the base's patch tokens of single frames: fuse nothing, temporal none.")
+        return mistakes
+
+    @property
+    def step(self) -> int:
+        """W as a number."""
+        return self.seq if self.window is None else self.window
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The base encoder and then the fused ones."""
+        return (self.encoder, *self.fuse)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the base must hold patch tokens rather than one vector a frame."""
+        return self.framework == "task-queries"
+
+    def resolved(self) -> "HeadConfig":
+        """The same head with fusion and window spelled out."""
+        fusion = ("sum" if self.fuse else "none") if self.fusion == "auto" else self.fusion
+        return replace(self, fusion=fusion, window=self.step)
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """For JSON, resolved: two heads are the same exactly if these are equal."""
+        return to_json(self.resolved())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, JsonValue]) -> "HeadConfig":
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown, a type is wrong, or a value is out of range.
+        """
+        return from_json(cls, values)

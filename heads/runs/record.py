@@ -1,0 +1,131 @@
+"""The record of a run, `config.json`: what was fitted, how, on which embeddings, with which versions."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from featurestore.errors import ConfigError, MissingFileError
+from heads.fitting.config import FitConfig
+from heads.modules.config import HeadConfig
+
+CONFIG_FILE: Final = "config.json"
+FORMAT: Final = 2
+"""Of the run's folder."""
+
+
+def run_name(head: HeadConfig, training: FitConfig) -> str:
+    """The default name of a run, such as ``mae+au+v_lstm-20-20_au-expr-v-a_seed1``."""
+    fusion = "_sum" if head.fusion == "sum" and not head.fuse else ""
+    time = f"{head.temporal}-{head.seq}-{head.step}"
+    return f"{'+'.join(head.encoders)}{fusion}_{time}_{'-'.join(head.joint)}_seed{training.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What `config.json` holds.
+
+    Attributes
+    ----------
+    name
+        Of the run.
+    head, training
+        As resolved.
+    shapes
+        Encoder -> row shape of its embeddings: (D,), or (T, D) of tokens.
+    encoders
+        Encoder -> fingerprint of its embeddings' provenance.
+    frames, labels
+        Fingerprint of the frame table, digest of its labels and splits.
+    epoch
+        The best one.
+    selected_on
+        The split that picked it.
+    parameters
+        How many numbers were fitted.
+    seconds
+        Of the fit.
+    versions
+        Package -> version.
+    stream_bytes
+        Budget of the stream that the embeddings came by; None if they were loaded as a whole. With the seed it
+        decides the order of the windows.
+    format
+        Of the folder.
+    """
+
+    name: str
+    head: HeadConfig
+    training: FitConfig
+    shapes: Mapping[str, tuple[int, ...]]
+    encoders: Mapping[str, str]
+    frames: str
+    labels: str
+    epoch: int
+    selected_on: str
+    parameters: int
+    seconds: float
+    versions: Mapping[str, str]
+    stream_bytes: int | None = None
+    format: int = field(default=FORMAT)
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """For JSON."""
+        return asdict(self) | {"head": self.head.to_dict(), "training": self.training.to_dict()}
+
+    def configuration(self) -> dict[str, JsonValue]:
+        """What decides a fit (see `fit_configuration`)."""
+        return fit_configuration(self.head, self.training, self.encoders, frames=self.frames)
+
+
+def fit_configuration(
+    head: HeadConfig, training: FitConfig, encoders: Mapping[str, str], *, frames: str
+) -> dict[str, JsonValue]:
+    """What decides a fit: head, training, its encoders' fingerprints, and the frames'."""
+    used = {name: encoders[name] for name in head.encoders}
+    return {"head": head.to_dict(), "training": training.to_dict(), "encoders": dict(used), "frames": frames}
+
+
+def read_record(directory: Path) -> RunRecord:
+    """A run's record alone: which encoders to load, before anything heavy is read.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no run.
+    ConfigError
+        If its config.json cannot be read as one.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        what = "holds no config.json" if directory.is_dir() else "is not there"
+        raise MissingFileError(
+            f"A run is a folder with a config.json; {directory} {what}. "
+            "Run `abaw fit-heads` to make one, or give its path."
+        )
+    try:
+        record: RunRecord = TypeAdapter(RunRecord).validate_json(path.read_bytes())
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
+        raise ConfigError(f"A run's config.json cannot be read: {found} (file: {path}). Fit the run again.") from error
+    if record.format != FORMAT:
+        raise ConfigError(
+            f"Runs of format {FORMAT} can be read, this one has format {record.format} (file: {path}). "
+            "Use the version of abaw that wrote it."
+        )
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a fit's numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("abaw", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

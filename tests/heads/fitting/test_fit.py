@@ -1,0 +1,245 @@
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featurestore.errors import ConfigError, PrecisionError, ShapeError
+from featurestore.frames import FrameTable
+from featurestore.store import FeatureStore
+from heads.features.batches import Batch
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.epochs import EpochReport
+from heads.fitting.fit import FittedHead, fit
+from heads.fitting.predict import predict
+from heads.fitting.trainer import Trainer
+from heads.losses.multitask import MultiTaskLoss
+from heads.modules.config import HeadConfig
+from heads.scoring.scores import combine
+
+MakeFrames = Callable[..., FrameTable]
+MakeVectors = Callable[..., NDArray[np.float32]]
+AddEncoder = Callable[..., None]
+Build = Callable[[FrameTable, Mapping[str, NDArray[np.float32]]], FeatureSet]
+
+VIDEOS = {f"{split[0]}{i}": (split, 80) for split, n in (("train", 8), ("val", 4)) for i in range(n)}
+
+
+def score_of(fitted: FittedHead, part: str) -> float:
+    found = fitted.scores.as_dict()[part]
+    assert isinstance(found, dict)
+    value = found["score"]
+    assert isinstance(value, float)
+    return value
+
+
+def test_learns_all_four_tasks(new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors) -> None:
+    frames = make_frames(VIDEOS, smooth=5)
+    features = new_features(frames, {"mae": label_vectors(frames, dim=32)})
+    reports: list[EpochReport] = []
+    head = HeadConfig(temporal="none", seq=4)
+    training = FitConfig(epochs=25, batch_frames=128, learning_rate=3e-2)
+    fitted = fit(features, head, training, on_epoch=reports.append)
+    assert fitted.scores.p is not None
+    assert fitted.scores.p.score > fitted.scores.p.trivial + 1.2
+    for part in ("ccc_valence", "ccc_arousal", "f1_expression"):
+        assert score_of(fitted, part) > 0.6
+    assert reports == list(fitted.curve)
+    assert reports[-1].loss < reports[0].loss / 2
+    best = max(reports, key=lambda report: report.selected)
+    assert (fitted.epoch, fitted.selected_on) == (best.epoch, "val")
+    assert best.selected == pytest.approx(fitted.scores.p.score)
+    assert set(best.task_losses) == {"au", "expr", "v", "a"}
+    assert best.loss == pytest.approx(sum(best.task_losses.values()), rel=1e-4)
+
+
+def past_frames(make_frames: MakeFrames, delay: int) -> tuple[FrameTable, NDArray[np.float32]]:
+    """Valence now is what the embedding held `delay` rows ago."""
+    frames = make_frames(VIDEOS, unlabelled=0)
+    rng = np.random.default_rng(0)
+    signal = np.zeros(len(frames), dtype=np.float32)
+    target = np.zeros(len(frames), dtype=np.float32)
+    for start, stop in frames.segments():
+        signal[start:stop] = rng.uniform(-0.9, 0.9, stop - start)
+        target[start + delay : stop] = signal[start : stop - delay]
+    table = FrameTable(frames.data.with_columns(pl.Series("valence", target)))
+    mixing = rng.normal(size=(1, 16))
+    return table, (signal[:, None] @ mixing + 0.05 * rng.normal(size=(len(frames), 16))).astype(np.float32)
+
+
+def test_an_lstm_sees_the_past_and_a_frame_does_not(new_features: Build, make_frames: MakeFrames) -> None:
+    frames, vectors = past_frames(make_frames, delay=1)
+    features = new_features(frames, {"mae": vectors})
+    training = FitConfig(epochs=60, batch_frames=160, learning_rate=1e-2, select="v")
+    single = fit(features, HeadConfig(temporal="none", seq=1, joint=("v",)), training)
+    lstm = fit(features, HeadConfig(seq=10, joint=("v",)), training)
+    assert score_of(single, "ccc_valence") < 0.2
+    assert score_of(lstm, "ccc_valence") > 0.6
+
+
+def test_fusion_joins_what_two_encoders_know(new_features: Build, make_frames: MakeFrames) -> None:
+    frames = make_frames(VIDEOS, unlabelled=0)
+    rng = np.random.default_rng(0)
+    parts = rng.uniform(-0.5, 0.5, (len(frames), 2)).astype(np.float32)
+    table = FrameTable(frames.data.with_columns(pl.Series("valence", parts.sum(axis=1))))
+    encoders = {name: (parts[:, [i]] @ rng.normal(size=(1, 16))).astype(np.float32) for i, name in enumerate("xy")}
+    features = new_features(table, encoders)
+    training = FitConfig(epochs=15, batch_frames=64, learning_rate=5e-3, select="v")
+    base = fit(features, HeadConfig(encoder="x", temporal="none", seq=1, joint=("v",)), training)
+    fused = fit(features, HeadConfig(encoder="x", fuse=("y",), temporal="none", seq=1, joint=("v",)), training)
+    assert score_of(base, "ccc_valence") < 0.8
+    assert score_of(fused, "ccc_valence") > 0.95
+
+
+def test_the_same_seed_gives_the_same_bits(features: FeatureSet) -> None:
+    head, training = HeadConfig(fuse=("au", "v"), seq=8, window=4), FitConfig(epochs=2, learning_rate=1e-2)
+    before = torch.random.get_rng_state()
+    first = fit(features, head, training)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    second = fit(features, head, training)
+    other = fit(features, head, FitConfig(epochs=2, learning_rate=1e-2, seed=2))
+    weights = first.model.state_dict()
+    assert all(torch.equal(value, second.model.state_dict()[name]) for name, value in weights.items())
+    assert first.scores.as_dict() == second.scores.as_dict()
+    assert not any(torch.equal(value, other.model.state_dict()[name]) for name, value in weights.items())
+
+
+def test_the_best_epochs_weights_are_kept(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=1, joint=("v", "a"))
+    # A rate this wild makes the last epoch a bad one.
+    fitted = fit(features, head, FitConfig(epochs=12, learning_rate=0.5, batch_frames=32))
+    assert fitted.epoch < 12
+    again = fit(features, head, FitConfig(epochs=fitted.epoch, learning_rate=0.5, batch_frames=32))
+    assert again.scores.as_dict() == fitted.scores.as_dict()
+    parts = {part: each.score for part, each in fitted.scores.parts.items() if each is not None}
+    assert combine(parts) == pytest.approx(max(report.selected for report in fitted.curve))
+    refreshed = predict(fitted.model, features).valence
+    assert refreshed is not None
+    assert (refreshed == fitted.predictions.valence).all()
+
+
+def test_the_named_task_picks_the_epoch(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=1, joint=("au", "v", "a"))
+    wild = FitConfig(epochs=12, learning_rate=0.5, batch_frames=32)
+    picked = {}
+    for select, part in (("au", "f1_au"), ("v", "ccc_valence"), ("a", "ccc_arousal")):
+        fitted = fit(features, head, replace(wild, select=select))
+        scores = [report.scores[part] for report in fitted.curve]
+        picked[select] = fitted.epoch
+        assert fitted.epoch == 1 + scores.index(max(scores))
+        assert score_of(fitted, part) == pytest.approx(max(scores))
+    assert len(set(picked.values())) > 1
+
+
+def test_windows_are_shuffled_and_each_label_counts_once(features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    counted: list[int] = []
+
+    class Spy(MultiTaskLoss):
+        def __call__(self, outputs, targets, valid):  # type: ignore[no-untyped-def]
+            counted.append(int(valid["v"].sum()))
+            return MultiTaskLoss.__call__(self, outputs, targets, valid)
+
+    step = Trainer._step
+
+    def spy(trainer: Trainer, batch: Batch, outputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(batch.rows)
+        return step(trainer, batch, outputs)
+
+    monkeypatch.setattr("heads.fitting.trainer.Trainer._step", spy)
+    monkeypatch.setattr("heads.fitting.trainer.MultiTaskLoss", Spy)
+    fit(features, HeadConfig(seq=7, joint=("v",)), FitConfig(epochs=2, batch_frames=35))
+    half = len(seen) // 2
+    first, second = (torch.cat(part)[:, 0].tolist() for part in (seen[:half], seen[half:]))
+    assert sorted(first) == sorted(second) == sorted(set(first))
+    assert len({tuple(first), tuple(second), tuple(sorted(first))}) == 3
+    train = features.frames.rows("train")
+    # 90, 70 and 33 rows in windows of 7: the tails are padded, and no padding is a label.
+    assert sum(counted[:half]) == features.targets.valid_valence[train].sum()
+
+
+def test_weights_decide_what_is_learnt(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=1, joint=("au", "v"))
+    training = FitConfig(epochs=5, learning_rate=2e-2, batch_frames=64, weights={"v": 0.0}, weight_decay=0)
+    losses = [report.task_losses for report in fit(features, head, training).curve]
+    assert losses[-1]["v"] == pytest.approx(losses[0]["v"], abs=0.05)
+    assert losses[-1]["au"] < losses[0]["au"] - 0.02
+
+
+def test_bfloat16_trains(features: FeatureSet) -> None:
+    head = HeadConfig(fuse=("au",), seq=8)
+    training = FitConfig(epochs=3, learning_rate=1e-2, precision="bfloat16")
+    fitted = fit(features, head, training)
+    assert all(value.dtype == torch.float32 for value in fitted.model.state_dict().values())
+    assert fitted.curve[-1].loss < fitted.curve[0].loss
+
+
+def test_labels_of_failed_rows_teach_nothing(
+    tmp_path: Path, make_frames: MakeFrames, label_vectors: MakeVectors, add_encoder: AddEncoder
+) -> None:
+    frames = make_frames({"a": ("train", 40), "b": ("val", 40)}, unlabelled=0)
+    failures = dict.fromkeys(range(12, 18), "unreadable")  # parts of windows, not whole ones
+    spoilt = frames.data.with_columns(
+        pl.when(pl.int_range(pl.len()).is_between(12, 17))
+        .then(-pl.col("valence"))
+        .otherwise("valence")
+        .alias("valence")
+    )
+    results = []
+    for name, table in (("good", frames), ("spoilt", FrameTable(spoilt))):
+        made = FeatureStore.create(tmp_path / name, table)
+        add_encoder(made, "mae", label_vectors(frames), failures=failures)
+        features = FeatureSet.load(made, ("mae",), device="cpu")
+        results.append(fit(features, HeadConfig(seq=5, joint=("v",)), FitConfig(epochs=2)).curve[-1].loss)
+    assert results[0] == results[1]
+
+
+def test_refusals(
+    new_features: Build, features: FeatureSet, make_frames: MakeFrames, label_vectors: MakeVectors
+) -> None:
+    with pytest.raises(ShapeError, match="'wide' have 24 columns"):
+        fit(features, HeadConfig(fuse=("wide",)), FitConfig())
+    with pytest.raises(ConfigError, match="selected by 'au'"):
+        fit(features, HeadConfig(joint=("v",)), FitConfig(select="au"))
+    with pytest.raises(PrecisionError, match="loss became"):
+        fit(features, HeadConfig(joint=("au",), temporal="none", seq=1), FitConfig(learning_rate=1e38, epochs=50))
+    no_val = make_frames({"a": ("train", 20)})
+    few = new_features(no_val, {"mae": label_vectors(no_val)})
+    with pytest.raises(ConfigError, match="picked on the val split, but of its 0 rows none"):
+        fit(few, HeadConfig(), FitConfig())
+
+
+@pytest.mark.parametrize(
+    ("splits", "match"),
+    [
+        (("val", "val"), "of 0 train rows none has both"),
+        (("train", "test"), "of its 0 rows none has both"),
+    ],
+)
+def test_a_split_is_missing(
+    new_features: Build, splits: tuple[str, str], match: str, make_frames: MakeFrames, label_vectors: MakeVectors
+) -> None:
+    frames = make_frames({"a": (splits[0], 20), "b": (splits[1], 20)})
+    features = new_features(frames, {"mae": label_vectors(frames)})
+    with pytest.raises(ConfigError, match=match):
+        fit(features, HeadConfig(), FitConfig())
+
+
+def test_a_task_without_labels_is_said(
+    new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors
+) -> None:
+    frames = make_frames({"a": ("train", 20), "b": ("val", 20)})
+    bare = FrameTable(frames.data.with_columns(pl.lit(None, dtype=pl.Float32).alias("arousal")))
+    features = new_features(bare, {"mae": label_vectors(frames)})
+    with pytest.raises(ConfigError, match=r"nothing to learn from: .* a label of a"):
+        fit(features, HeadConfig(joint=("a",)), FitConfig())
+    fitted = fit(features, HeadConfig(joint=("v", "a")), FitConfig(epochs=1))
+    assert fitted.scores.parts["ccc_arousal"] is None
+    assert fitted.scores.parts["ccc_valence"] is not None
