@@ -295,14 +295,14 @@ def _ablate(root: Path, features: FeatureSet, seed: int, narrator: Narrator) -> 
     narrator.step("Ablate fusion: the paper's table 2 over this store", f"abaw ablate fusion --out {out}")
     encoders = plan("fusion", features.names).encoders
     with progress_bar("ablate", "rows") as update:
-        rows = run_ablation(
+        made = run_ablation(
             features,
             "fusion",
             out=out,
             training=replace(ABLATION, seed=seed),
             on_row=lambda report: update(report.index, report.n_rows, ""),
         )
-    narrator.tell(f"{rows.height} rows over {', '.join(encoders)}: {out / 'fusion.csv'}")
+    narrator.tell(f"{made.rows.height} rows over {', '.join(encoders)}: {out / 'fusion.csv'}")
 
 
 def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Narrator) -> Path:

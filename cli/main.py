@@ -16,12 +16,16 @@ from featurestore.atomic import says_no_space
 from featurestore.errors import AbawError, ConfigError, UnknownNameError
 
 from . import (
+    ablate_command,
+    compare_command,
     data_commands,
     demo_commands,
     encoders_command,
     exchange_commands,
     extract_command,
+    fit_command,
     head_commands,
+    recipe_commands,
     store_commands,
     training_commands,
 )
@@ -91,7 +95,11 @@ demo_commands.register(app)
 data_commands.register(app)
 training_commands.register(app)
 extract_command.register(app)
+fit_command.register(app)
 head_commands.register(app)
+ablate_command.register(app)
+compare_command.register(app)
+recipe_commands.register(app)
 exchange_commands.register(store_commands.app)
 app.add_typer(encoders_command.app, name="encoders", rich_help_panel=ENCODER_PANEL)
 app.add_typer(store_commands.app, name="store", rich_help_panel=ENCODER_PANEL)

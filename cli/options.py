@@ -23,6 +23,7 @@ PrecisionOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Threads that decode images.", show_default="chosen by the device")
 ]
+ParallelOption = Annotated[str, typer.Option(help="Fits at once, each in a process of its own: auto, or a number.")]
 SeedOption = Annotated[  # up to what torch takes
     int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same bits on the same machine.")
 ]

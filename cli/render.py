@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 from featurestore.challenge.audit import Audit
+from heads.calibration.calibration import Calibration
+from heads.scoring.compare import Comparison, PartComparison
 from heads.scoring.scores import PartScore, Scores
 from heads.tasks import PARTS
 
@@ -104,3 +107,74 @@ def _table(title: str, columns: list[str], rows: Mapping[str, list[str]]) -> Tab
     for name, cells in rows.items():
         table.add_row(name, *cells)
     return table
+
+
+def details_table(scores: Scores, *, title: str) -> Table:
+    """F1 of every expression and of every action unit, side by side.
+
+    Parameters
+    ----------
+    scores
+        Of one split; a task that was not scored has no column.
+    title
+        Above the table.
+    """
+    table = Table(title=title, title_justify="left", header_style="bold")
+    lists = [
+        (heading, list(values.items()))
+        for heading, values in (("expression", scores.per_expression), ("action unit", scores.per_au))
+        if values
+    ]
+    for heading, _ in lists:
+        table.add_column(heading)
+        table.add_column("F1", justify="right")
+    for number in range(max((len(items) for _, items in lists), default=0)):
+        row: list[str] = []
+        for _, items in lists:
+            row += [items[number][0], f"{items[number][1]:.4f}"] if number < len(items) else ["", ""]
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(comparison: Comparison, *, a: str, b: str) -> Table:
+    """P and its parts of both sides, the difference with its interval, and the probability that it is real.
+
+    Parameters
+    ----------
+    comparison
+        Of two heads.
+    a, b
+        What the sides are called.
+    """
+    table = Table(title=escape(f"A: {a}\nB: {b}"), title_justify="left", header_style="bold")
+    table.add_column("score of")
+    for heading in ("A", "B", "B - A", "95 % interval", "real with probability"):
+        table.add_column(heading, justify="right")
+    parts: Mapping[str, PartComparison | None] = {"P": comparison.p, **{name: comparison.parts[name] for name in PARTS}}
+    for name, part in parts.items():
+        if part is None:
+            table.add_row(PART_TITLES[name], "-", "-", "", "", "")
+            continue
+        table.add_row(
+            PART_TITLES[name],
+            f"{part.a:.4f}",
+            f"{part.b:.4f}",
+            f"{part.difference:+.4f}",
+            f"{part.low:+.3f} .. {part.high:+.3f}",
+            f"{part.probability:.3f}{' *' if part.stands else ''}",
+        )
+    reasons = "".join(f"\nno {PART_TITLES[name]}: {reason}" for name, reason in comparison.reasons.items())
+    n_a, n_b = comparison.n_seeds
+    table.caption = (
+        f"{comparison.n_frames:,} rows of {comparison.n_videos} videos; intervals resample videos, the same for both, "
+        f"and runs ({n_a} and {n_b})\n* the interval leaves 0 out{reasons}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def calibration_lines(calibration: Calibration) -> Iterator[str]:
+    """What was tried in post-processing, a line each: the score without and with it, and whether it was kept."""
+    for step in calibration.steps:
+        kept = "" if step.is_kept else ", not kept"
+        yield f"{step.name} of {step.of}: {step.before:.4f} -> {step.after:.4f}{kept}"

@@ -117,6 +117,7 @@ def finetune(
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the last block.")] = 0.1,
     augment: Annotated[str, typer.Option(help="full (the winner's), gentle (for aligned crops) or none.")] = "full",
     weights: Annotated[str, typer.Option(help="Weights of the tasks' losses, such as au=1,v=0.5.")] = "",
+    loss: Annotated[str, typer.Option(help="Losses, such as au=focal,v=ccc+0.5*mse,weighting=uncertainty.")] = "",
     seed: SeedOption = 1,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -135,6 +136,7 @@ def finetune(
     from extractor.training.finetune import finetune as run
     from extractor.training.workbench import Workbench
     from featurestore.errors import ConfigError, unknown_name
+    from heads.losses.parsing import parse_losses
     from heads.tasks import parse_tasks, parse_weights
 
     from .encoders_command import tell_match
@@ -149,6 +151,7 @@ def finetune(
         FinetuneConfig,
         tasks=tasks,
         weights=parse_weights(weights),
+        loss=parse_losses(loss),
         epochs=epochs,
         warmup_epochs=warmup,
         batch=batch,

@@ -113,10 +113,11 @@ class Workspace:
         UnknownNameError
             If there is no such run; it suggests the nearest name.
         """
-        own = {path.parent.name for path in self.config.runs.glob("[!.]*/config.json")}
+        records = ("config.json", "system.json")  # of a head, of a recipe's system
+        own = {path.parent.name for record in records for path in self.config.runs.glob(f"[!.]*/{record}")}
         if name in own:
             return self.config.runs / name
-        if (Path(name) / "config.json").is_file():
+        if any((Path(name) / record).is_file() for record in records):
             return Path(name)
         raise unknown_name("run", name, own)
 

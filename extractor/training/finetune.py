@@ -7,7 +7,7 @@ for 256 images, layer decay .65, drop path .1, weight decay .05.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 import torch
@@ -28,7 +28,10 @@ from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageSource
 from heads.devices import resolve_device
 from heads.features.targets import Targets, labels_digest
+from heads.losses.config import LossConfig
 from heads.losses.multitask import MultiTaskLoss
+from heads.losses.statistics import LabelStatistics
+from heads.losses.weighting import State
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.tasks import in_task_order
@@ -50,6 +53,8 @@ class FinetuneConfig(BaseModel):
         One task, or several for end-to-end joint training.
     weights
         Task to the weight of its loss; 1 where not named.
+    loss
+        Of each task, and how they are weighed; what weighs by labels weighs by those of the train rows.
     epochs, warmup_epochs
         Length of the run.
     batch, clip
@@ -72,6 +77,7 @@ class FinetuneConfig(BaseModel):
 
     tasks: tuple[str, ...]
     weights: dict[str, float] = Field(default_factory=dict)
+    loss: LossConfig = LossConfig()
     epochs: int = Field(default=20, ge=1)
     warmup_epochs: float = Field(default=1.0, ge=0)
     batch: int = Field(default=128, ge=2)
@@ -174,7 +180,9 @@ def finetune(
 
     seed_step(config.seed, _INITIALISATION)
     model = FineTuned(with_drop_path(parent, config.drop_path), tasks).to(target)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=1.0, betas=(0.9, 0.999))
+    statistics = LabelStatistics.of(targets, np.unique(clips.rows[clips.mask]))
+    loss_of = _Loss(model, targets, tasks, config, target, statistics=statistics)
+    optimizer = torch.optim.AdamW(_parameter_groups(loss_of, config), lr=1.0, betas=(0.9, 0.999))
     clips_per_batch = max(1, config.batch // config.clip)
     schedule = Schedule(
         epochs=config.epochs,
@@ -184,7 +192,6 @@ def finetune(
     )
     workers = choose_workers(n_workers, target)
     reader = FrameReader(images, frames, n_workers=workers)
-    loss_of = _Loss(model, targets, tasks, config, target)
 
     def losses(first_step: int) -> Iterator[Callable[[], Tensor]]:
         batches = list(
@@ -197,6 +204,7 @@ def finetune(
             yield lambda batch=batch, images=images: loss_of(images, clips.mask[batch].reshape(-1))  # type: ignore[misc]
 
     def end_of_epoch(epoch: int, progress: Progress) -> None:
+        loss_of.end_epoch()
         model.eval()
         score = validation_score(model, parent.spec, reader, val_rows, targets, device=target, precision=precision)
         progress.history[-1]["val"] = score
@@ -210,7 +218,7 @@ def finetune(
 
     try:
         progress = train(
-            model,
+            loss_of,
             optimizer,
             losses,
             schedule=schedule,
@@ -257,8 +265,14 @@ def with_drop_path(parent: Encoder, rate: float) -> Encoder:
     return encoder
 
 
-class _Loss:
-    """The loss of one decoded batch."""
+class _LossState(TypedDict):
+    weighting: State
+    sums: list[float]
+    n_steps: int
+
+
+class _Loss(nn.Module):
+    """The loss of one decoded batch; a module, so that a checkpoint holds what is learned along with the model."""
 
     def __init__(
         self,
@@ -267,35 +281,63 @@ class _Loss:
         tasks: tuple[str, ...],
         config: FinetuneConfig,
         device: torch.device,
+        *,
+        statistics: LabelStatistics,
     ) -> None:
-        self._model = model
+        super().__init__()
+        self.model = model
         self._spec = model.encoder.spec
         self._tasks = tasks
         self._config = config
         self._device = device
-        self._criterion = MultiTaskLoss(weights=config.weights)
+        self._criterion = MultiTaskLoss(weights=config.weights, config=config.loss, statistics=statistics)
+        self._criterion.prepare(tasks, device)
+        self.learned = nn.ParameterList(self._criterion.parameters())
+        # Of the running epoch: each task's summed loss, which nothing waits for, and the number of steps.
+        self._sums = torch.zeros(len(tasks), device=device)
+        self._n_steps = 0
         self._targets = {task: torch.from_numpy(targets.of(task)[0]) for task in tasks}
         self._valid = {task: torch.from_numpy(targets.of(task)[1]) for task in tasks}
 
-    def __call__(self, frames: DecodedFrames, in_clip: NDArray[np.bool_]) -> Tensor:
+    def end_epoch(self) -> None:
+        """Let the weighting take note of the epoch's mean losses."""
+        means = (self._sums / max(1, self._n_steps)).tolist()
+        self._criterion.end_epoch(dict(zip(self._tasks, means, strict=True)))
+        self._sums, self._n_steps = torch.zeros_like(self._sums), 0
+
+    def get_extra_state(self) -> _LossState:
+        """What is no tensor, in a checkpoint."""
+        return {"weighting": self._criterion.state(), "sums": self._sums.tolist(), "n_steps": self._n_steps}
+
+    def set_extra_state(self, state: _LossState) -> None:
+        """Go on from a checkpoint."""
+        self._criterion.load_state(state["weighting"])
+        self._sums = torch.tensor(state["sums"], device=self._device)
+        self._n_steps = state["n_steps"]
+
+    def forward(self, frames: DecodedFrames, in_clip: NDArray[np.bool_]) -> Tensor:
+        """The total, of a batch as the reader gives it and which of its rows are no padding."""
         n = len(frames.rows)
         usable = torch.from_numpy(in_clip.copy())
         usable[list(frames.failures)] = False
         groups = upload(frames, self._device)
         images = assemble(groups, self._spec, n=n, device=self._device)  # (n, 3, side, side)
         images = augment_clips(images, self._config.augmentation, clip_length=self._config.clip)
-        outputs = self._model(normalise(images, self._spec))
+        outputs = self.model(normalise(images, self._spec))
         rows = torch.from_numpy(frames.rows)
         targets, valid = {}, {}
         for task in self._tasks:
             mask = self._valid[task][rows] & (usable[:, None] if task == "au" else usable)
             targets[task] = self._targets[task][rows][:, None].to(self._device)  # (n, 1) or (n, 1, 12)
             valid[task] = mask[:, None].to(self._device)
-        total, _ = self._criterion(outputs, targets, valid)
+        total, parts = self._criterion(outputs, targets, valid)
+        self._sums = self._sums + torch.stack([parts[task] for task in self._tasks])
+        self._n_steps += 1
         return total
 
 
-def _parameter_groups(model: FineTuned, config: FinetuneConfig) -> list[dict[str, object]]:
+def _parameter_groups(loss_of: _Loss, config: FinetuneConfig) -> list[dict[str, object]]:
+    model = loss_of.model
     backbone: Any = model.encoder.backbone
     spared = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
     groups: list[dict[str, object]] = param_groups_layer_decay(
@@ -307,6 +349,8 @@ def _parameter_groups(model: FineTuned, config: FinetuneConfig) -> list[dict[str
     for is_matrix in (True, False):
         chosen = [parameter for parameter in model.head.parameters() if (parameter.ndim > 1) == is_matrix]
         groups.append({"params": chosen, "weight_decay": config.weight_decay if is_matrix else 0.0, "lr_scale": 1.0})
+    if len(loss_of.learned):
+        groups.append({"params": list(loss_of.learned), "weight_decay": 0.0, "lr_scale": 1.0})
     return groups
 
 

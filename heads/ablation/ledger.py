@@ -13,6 +13,8 @@ from featurestore.atomic import replace_file
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 from heads.modules.config import HeadConfig
 
+from .keys import PROTOCOL
+
 SCHEMA: Final = pl.Schema(
     {
         "table": pl.String,
@@ -28,6 +30,7 @@ SCHEMA: Final = pl.Schema(
         "epochs": pl.Int64,
         "learning_rate": pl.Float64,
         "batch_frames": pl.Int64,
+        "patience": pl.Int64,
         "score": pl.Float64,
         "low": pl.Float64,
         "high": pl.Float64,
@@ -37,13 +40,15 @@ SCHEMA: Final = pl.Schema(
         "epoch": pl.Int64,
         "parameters": pl.Int64,
         "seconds": pl.Float64,
+        "protocol": pl.Int64,
         "data": pl.String,
         "key": pl.String,
     }
 )
-"""Columns: `fused` and `joined` are joined by ``+``; `epochs` is how many were trained; `score` is the task's own, on
-val, of the `epoch` that was best for it there, with its 95 % interval by resampling videos; `data` names the
-embeddings, frames and labels that the row was computed from, `key` everything that decides its numbers."""
+"""Columns: `fused` and `joined` are joined by ``+``; `epochs` is how many there were to be, `patience` how many of
+them might pass without a better one; `score` is the task's own, on val, of the `epoch` that was best for it there,
+with its 95 % interval by resampling videos; `protocol` is the way of fitting and scoring (see `PROTOCOL`); `data` names
+the embeddings, frames and labels that the row was computed from, `key` everything that decides its numbers."""
 
 LedgerRow = dict[str, str | int | float | None]
 
@@ -58,26 +63,37 @@ def read_ledger(path: Path) -> pl.DataFrame:
     """
     if not path.exists():
         return pl.DataFrame(schema=SCHEMA)
-    problem = ""
     try:
-        header = path.read_bytes().partition(b"\n")[0].decode().strip().split(",")
+        raw = path.read_bytes()
+        header = raw.partition(b"\n")[0].decode().strip().split(",")
         if header == list(SCHEMA):
-            table = pl.read_csv(io.BytesIO(path.read_bytes()), schema=SCHEMA)
-            for row in table.iter_rows(named=True):
-                head_of(row)
-            if not table["data"].null_count() + table["key"].null_count():
+            table = pl.read_csv(io.BytesIO(raw), schema=SCHEMA)
+            problem = _problem(table)
+            if not problem:
                 return table
-            problem = "a row has no data or no key"
         elif set(header) < set(SCHEMA):
-            problem = f"it lacks the columns {', '.join(name for name in SCHEMA if name not in header)}"
+            lacking = ", ".join(name for name in SCHEMA if name not in header)
+            problem = f"it lacks the columns {lacking}, as one of an earlier version of abaw does"
         else:
             problem = f"its columns are {', '.join(header[:5])} ..."
     except (OSError, UnicodeDecodeError, ConfigError, pl.exceptions.PolarsError) as error:
         problem = str(error).partition("\n")[0]
     raise FileExistsAlreadyError(
         f"An ablation's table was expected with columns {', '.join(list(SCHEMA)[:3])} ..., but the file in its place "
-        f"cannot be read as one: {problem} (file: {path}). Move it away, or choose another --out."
+        f"cannot be read as one: {problem} (file: {path}). It is left as it is: move it away, or choose another --out."
     )
+
+
+def _problem(table: pl.DataFrame) -> str:
+    """Why rows cannot be gone on from; empty if they can."""
+    for row in table.iter_rows(named=True):
+        head_of(row)
+    if table["data"].null_count() + table["key"].null_count():
+        return "a row has no data or no key"
+    others = table["protocol"].unique().drop_nulls().to_list()
+    if table.height and others != [PROTOCOL]:
+        return f"its rows are of another protocol than this version's {PROTOCOL}, and not to be compared with new ones"
+    return ""
 
 
 def write_ledger(path: Path, table: pl.DataFrame) -> None:

@@ -64,6 +64,9 @@ class FitConfig:
         parts.
     select_on
         Where: ``"val"``, or ``"last"``: the last epoch is kept, and val has no part in the fit.
+    patience
+        How many epochs may pass without a better one before the fit ends; None: all are seen. Where nothing is looked
+        at, and where folds choose one epoch for all, none is left out.
     seed
         Of weights, order and dropout. The same seed gives the same bits on the same machine.
     device
@@ -92,6 +95,7 @@ class FitConfig:
     complete_labels: bool = False
     select: str = "p"
     select_on: str = "val"
+    patience: int | None = None
     seed: int = 1
     device: str = "auto"
     precision: str = "float32"
@@ -103,7 +107,7 @@ class FitConfig:
 
     def _mistakes(self) -> list[str]:
         return [
-            *at_least(1, epochs=self.epochs, batch_frames=self.batch_frames),
+            *at_least(1, epochs=self.epochs, batch_frames=self.batch_frames, patience=self.patience),
             *self._optimiser_mistakes(),
             *self._weight_mistakes(),
             *self._choice_mistakes(),

@@ -7,11 +7,10 @@ reported. With `FitConfig.select_on` "last" the last epoch is kept, and val is l
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from featurestore.errors import ConfigError
@@ -26,6 +25,7 @@ from .config import FitConfig, check_together
 from .epochs import EpochReport
 from .parts import Parts
 from .predict import predict
+from .seeding import seeded
 from .trainer import Trainer
 
 
@@ -109,33 +109,49 @@ def fit(
     PrecisionError
         If the loss stops being a number.
     """
-    check_together(head, training)
+    return fit_each(features, head, training, (training.select,), parts=parts, on_epoch=on_epoch)[0]
+
+
+def fit_each(
+    features: FeatureSet,
+    head: HeadConfig,
+    training: FitConfig,
+    selects: Sequence[str],
+    *,
+    parts: Parts | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> tuple[FittedHead, ...]:
+    """Fit a head once, and keep an epoch for each of several scores, such as each task's own.
+
+    Which score picks the epoch does not change how a head learns: each result is that of `fit` with that `select`, bit
+    for bit, at the cost of one fit. `seconds` is shared out among them; `on_epoch` is told of the first one's score.
+
+    Parameters
+    ----------
+    features, head, training, parts, on_epoch
+        As in `fit`; `training.select` is passed over.
+    selects
+        Joined tasks, or ``"p"``, each once.
+
+    Returns
+    -------
+    One for each of `selects`, in their order.
+    """
+    trainings = [replace(training, select=select) for select in selects]
+    for each in trainings:
+        check_together(head, each)
     parts = Parts.of_splits(features) if parts is None else parts
     shapes = features.shapes(head.encoders)
-    _check_judge(features, head, training, parts)
     started = time.monotonic()
-    # Dropout draws from torch's global generator: borrowed here, and given back as it was.
-    cuda = [features.device] if features.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(training.seed)
+    with seeded(training.seed, features.device):  # of the weights, and of dropout
         model = HeadModel(head, shapes).to(features.device)
         trainer = Trainer(model, features, training, parts)
-        curve, best = _run_epochs(trainer, on_epoch)
-    model.load_state_dict(best)
-    model.eval()
-    predictions = predict(model, features, segments=parts.judged)
-    return FittedHead(
-        model=model,
-        head=head,
-        training=training,
-        shapes=shapes,
-        epoch=max(report.epoch for report in curve if report.is_best),
-        selected_on=parts.judge if training.select_on == "val" else "last",
-        scores=score_rows(features, predictions),
-        predictions=predictions,
-        curve=tuple(curve),
-        seconds=time.monotonic() - started,
-    )
+        for each in trainings:
+            _check_judge(features, head, each, parts)
+        kept = [_Kept(each) for each in trainings]
+        _run_epochs(trainer, kept, on_epoch)
+    seconds = (time.monotonic() - started) / len(kept)
+    return tuple(each.fitted(model, shapes, features, parts, seconds) for each in kept)
 
 
 def score_rows(features: FeatureSet, predictions: Predictions) -> Scores:
@@ -144,47 +160,93 @@ def score_rows(features: FeatureSet, predictions: Predictions) -> Scores:
     return score(features.targets, predictions, features.video_ids, train_rows=train_rows)
 
 
-def select_score(scores: dict[PartName, float], select: str) -> float:
+def select_score(scores: Mapping[PartName, float], select: str) -> float:
     """The score that picks an epoch: a task's own, or with ``"p"`` the sum of the joined parts with P's shares."""
     return combine(scores) if select == "p" else scores[TASKS[select].part]
 
 
-def _run_epochs(
-    trainer: Trainer, on_epoch: Callable[[EpochReport], None] | None
-) -> tuple[list[EpochReport], dict[str, Tensor]]:
-    curve: list[EpochReport] = []
-    best_score, best = -np.inf, trainer.scored.state_dict()
+class _Kept:
+    """The epoch that one score picks, as far as the fit has come."""
+
+    def __init__(self, training: FitConfig) -> None:
+        self.training = training
+        self.curve: list[EpochReport] = []
+        self._score = -np.inf
+        self._epoch = 0
+        self._state: dict[str, Tensor] = {}
+        self._predictions: Predictions | None = None
+
+    def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> EpochReport:
+        """Take an epoch in; what it is told of is completed by this score."""
+        looks = predictions is not None
+        selected = select_score(report.scores, self.training.select) if looks else float("nan")
+        is_best = selected > self._score if looks else report.epoch == report.n_epochs
+        if is_best:
+            self._score, self._epoch, self._predictions = selected, report.epoch, predictions
+            self._state = copy.deepcopy(model.state_dict())
+        self.curve.append(replace(report, selected=selected, is_best=is_best))
+        return self.curve[-1]
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether as many epochs have passed without a better one as the training allows."""
+        patience = self.training.patience if self.training.select_on == "val" else None
+        return patience is not None and len(self.curve) - self._epoch >= patience
+
+    def fitted(
+        self,
+        model: HeadModel,
+        shapes: dict[str, tuple[int, ...]],
+        features: FeatureSet,
+        parts: Parts,
+        seconds: float,
+    ) -> FittedHead:
+        """The head at the epoch kept."""
+        own = copy.deepcopy(model)
+        own.load_state_dict(self._state)
+        own.eval()
+        predictions = self._predictions or predict(own, features, segments=parts.judged)
+        return FittedHead(
+            model=own,
+            head=own.config,
+            training=self.training,
+            shapes=shapes,
+            epoch=self._epoch,
+            selected_on=parts.judge if self.training.select_on == "val" else "last",
+            scores=score_rows(features, predictions),
+            predictions=predictions,
+            curve=tuple(self.curve),
+            seconds=seconds,
+        )
+
+
+def _run_epochs(trainer: Trainer, kept: Sequence[_Kept], on_epoch: Callable[[EpochReport], None] | None) -> None:
     training = trainer.training
-    looks = training.select_on == "val"
     for epoch in range(1, training.epochs + 1):
         started = time.monotonic()
         loss, task_losses = trainer.train_epoch()
-        scores = _judged_scores(trainer) if looks else {}
-        selected = select_score(scores, training.select) if looks else float("nan")
-        is_best = selected > best_score if looks else epoch == training.epochs
-        if is_best:
-            best_score, best = selected, copy.deepcopy(trainer.scored.state_dict())
+        predictions = trainer.judged() if training.select_on == "val" else None
         report = EpochReport(
             epoch=epoch,
             n_epochs=training.epochs,
             loss=loss,
             task_losses=task_losses,
-            scores=scores,
-            selected=selected,
-            is_best=is_best,
+            scores={} if predictions is None else part_points(trainer.features, predictions),
+            selected=float("nan"),
+            is_best=False,
             seconds=time.monotonic() - started,
         )
-        curve.append(report)
+        reports = [each.add(report, trainer.scored, predictions) for each in kept if not each.has_waited]
         if on_epoch is not None:
-            on_epoch(report)
-    return curve, best
+            on_epoch(reports[0])
+        if all(each.has_waited for each in kept):
+            return
 
 
-def _judged_scores(trainer: Trainer) -> dict[PartName, float]:
-    """Part -> score of the rows that judge, points only."""
-    predictions = trainer.judged()
+def part_points(features: FeatureSet, predictions: Predictions) -> dict[PartName, float]:
+    """Part -> score of predictions, without intervals."""
     kept = predictions.where(predictions.predicted())
-    return part_scores(trainer.features.targets.take(kept.rows), kept)
+    return part_scores(features.targets.take(kept.rows), kept)
 
 
 def _check_judge(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> None:
@@ -195,7 +257,8 @@ def _check_judge(features: FeatureSet, head: HeadConfig, training: FitConfig, pa
     counts = {task: int((features.targets.labelled(task)[rows] & usable).sum()) for task in needed}
     short = [task for task, count in counts.items() if count < 2]
     if len(short) == len(needed):
+        judge = "the val split" if parts.judge == "val" else parts.judge
         raise ConfigError(
-            f"The best epoch is picked on {parts.judge}, but of its {len(rows)} rows none has both an embedding and "
+            f"The best epoch is picked on {judge}, but of its {len(rows)} rows none has both an embedding and "
             f"a label of {', '.join(short)} (store: {features.source}). Give a validation set to `abaw frames`."
         )

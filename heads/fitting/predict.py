@@ -6,6 +6,7 @@ arbitrary one of them.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,7 @@ from .context import WindowContext
 from .parts import head_windows, segment_rows
 
 BATCH_FRAMES: Final = 8192
-"""Rows predicted at once; bounds memory, not the result."""
+"""Rows predicted at once, or patch tokens; bounds memory, not the result."""
 
 
 def predict(
@@ -71,10 +72,13 @@ def predict(
     # On the host: adding in a fixed order in float64 costs nothing here, and on a GPU the order would vary.
     sums = torch.zeros(len(rows), n_columns, dtype=torch.float64)
     counts = torch.zeros(len(rows), 1, dtype=torch.float64)
+    # A frame of patch tokens takes the room of as many rows.
+    n_vectors = max(prod(shape[:-1]) for shape in features.shapes(head.encoders).values())
+    batch_windows = max(1, batch_frames // (windows.length * n_vectors))
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for batch, outputs in _outputs(model, features, windows, max(1, batch_frames // windows.length)):
+        for batch, outputs in _outputs(model, features, windows, batch_windows):
             picked = batch.picked.cpu().numpy()
             mask = windows.mask[picked]  # (B, S)
             values = score_columns(outputs, head.joint).cpu()[torch.from_numpy(mask)]  # (n_valid, n_columns)

@@ -53,7 +53,9 @@ class Trainer:
         )
         self._context = WindowContext(features, head, windows)
         self._counted = torch.from_numpy(counted).to(features.device)  # (n_windows, S)
-        statistics = LabelStatistics.of(features.targets, np.unique(windows.rows[counted]))
+        learned = np.unique(windows.rows[counted])
+        model.prepare(features, learned)  # before the weights are averaged: a copy takes what was counted along
+        statistics = LabelStatistics.of(features.targets, learned)
         self._loss = MultiTaskLoss(weights=training.weights, config=training.loss, statistics=statistics)
         self._loss.prepare(head.joint, features.device)
         self._optimizer = Optimizer(

@@ -1,4 +1,8 @@
-"""Which loss each task is fitted with: `LossConfig`. The defaults are the ABAW7 winner's (Netease Fuxi)."""
+"""Which loss each task is fitted with, and how they are weighed: `LossConfig`.
+
+The defaults are the ABAW7 winner's (Netease Fuxi): binary cross-entropy, cross-entropy, 1 - CCC, fixed weights. Two
+configurations mean the same exactly if they are equal: mixtures are kept in one spelling.
+"""
 
 import math
 import re
@@ -33,8 +37,10 @@ class LossConfig:
         ``"ccc"`` (1 - CCC over the batch), ``"mse"``, ``"smooth_l1"``, or a mixture such as ``"ccc+0.5*mse"``.
     au_balance
         Cap of each action unit's positive weight, negatives : positives among the train rows; 0 weighs none.
+        HSEmotion's goes to 21.
     class_balance
-        Whether each expression weighs as the inverse of its share of the train rows, with mean 1 over the rows.
+        Whether each expression weighs as the inverse of its share of the train rows, with mean 1 over the rows
+        (scikit-learn's "balanced").
     label_smoothing
         Share of an expression's probability that goes to all classes.
     logit_adjustment
@@ -76,6 +82,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         raise_all("loss", self._mistakes())
+        object.__setattr__(self, "v", _mixture_text(self.v))
+        object.__setattr__(self, "a", _mixture_text(self.a))
 
     def _mistakes(self) -> list[str]:
         mistakes = []
@@ -83,7 +91,7 @@ class LossConfig:
             mistakes.append(str(unknown_name("loss of action units", self.au, AU_LOSSES)))
         if self.expr not in EXPR_LOSSES:
             mistakes.append(str(unknown_name("loss of expressions", self.expr, EXPR_LOSSES)))
-        for text in (self.v, self.a):
+        for text in dict.fromkeys((self.v, self.a)):
             try:
                 parse_mixture(text)
             except ConfigError as error:
@@ -108,6 +116,11 @@ class LossConfig:
             for name, value in above.items()
             if not (math.isfinite(value) and value > 0)
         ]
+
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether the losses weigh by what the train rows' labels are like (see `LabelStatistics`)."""
+        return self.au_balance > 0 or self.class_balance or self.logit_adjustment > 0
 
     def to_dict(self) -> dict[str, JsonValue]:
         """For JSON."""
@@ -146,3 +159,10 @@ def parse_mixture(text: str) -> dict[str, float]:
     if not any(terms.values()):
         raise ConfigError(f"Every factor in {text!r} is 0. Give one of the losses a factor.")
     return terms
+
+
+def _mixture_text(text: str) -> str:
+    """A mixture in its one spelling: losses in a fixed order, no factor of 1, no term of 0."""
+    terms = parse_mixture(text)
+    told = ((name, terms.get(name, 0.0)) for name in AFFECT_LOSSES)
+    return "+".join(name if factor == 1 else f"{factor!r}*{name}" for name, factor in told if factor)

@@ -1,4 +1,4 @@
-"""What the train rows' labels are like: what losses weigh by."""
+"""What the train rows' labels are like, and the weights that follow from it."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,36 @@ class LabelStatistics:
             au_negative=idle.sum(axis=0).astype(np.float64),
             expressions=np.bincount(labels, minlength=len(EXPRESSIONS)).astype(np.float64),
         )
+
+    def positive_weights(self, cap: float) -> Float64Array:
+        """What an action unit's positives weigh against its negatives: negatives / positives, at most `cap`.
+
+        Returns
+        -------
+        shape (12,), finite; 1 where one of the two never comes, for there is no balance to strike.
+        """
+        both = (self.au_positive > 0) & (self.au_negative > 0)
+        ratios = np.divide(self.au_negative, self.au_positive, out=np.ones(len(self.au_positive)), where=both)
+        return np.minimum(ratios, cap)
+
+    def class_weights(self) -> Float64Array:
+        """What each expression weighs: the inverse of its share, scaled to mean 1 over the rows.
+
+        Returns
+        -------
+        shape (8,), finite; scikit-learn's "balanced" weights over the expressions that come, 1 for one that does not.
+        """
+        present = self.expressions > 0
+        even = self.expressions.sum() / max(1, present.sum())
+        weights: Float64Array = np.divide(even, self.expressions, out=np.ones(len(EXPRESSIONS)), where=present)
+        return weights
+
+    def log_priors(self) -> Float64Array:
+        """The logarithm of each expression's share.
+
+        Returns
+        -------
+        shape (8,), finite: one that does not come counts as if it had come once.
+        """
+        counts = np.maximum(self.expressions, 1)
+        return np.asarray(np.log(counts / counts.sum()))

@@ -17,6 +17,8 @@ from heads.features.windows import SPANS, window_mistakes
 from heads.tasks import TASKS, in_task_order
 
 FUSION_NAMES: Final = ("none", "sum", "concat", "affine", "gated", "residual", "late", "attention")
+WIDTH_FUSIONS: Final = ("concat", "affine", "gated", "late", "attention")
+"""Those that can bring the embeddings to another width than the base's."""
 TEMPORAL_NAMES: Final = ("none", "lstm", "gru", "bilstm", "bigru", "transformer", "tcn")
 FRAMEWORKS: Final = (
     "share-encoder",
@@ -50,14 +52,15 @@ class HeadConfig:
     fusion
         One of `FUSION_NAMES`, or ``"auto"``: ``sum`` where something is fused, else ``none``.
     width
-        Columns of the fused embedding; None is the base's, and the only choice for ``sum`` and ``none``.
+        Columns of the fused embedding, of `WIDTH_FUSIONS`; None is the base's, for ``concat`` the sum of all widths.
+        Of ``late`` each encoder's before its temporal module; None is its own.
     fusion_dropout
         In the fusion module.
     temporal
         One of `TEMPORAL_NAMES`, or several joined by ``+``, which read one after the other (``tcn+bigru``);
         ``none``: each frame on its own, windows then only make batches.
     layers
-        Layers of each temporal module; None is its own default.
+        Layers of each temporal module; None is its own default: 4 of ``tcn``, 2 of the others.
     temporal_width
         Columns of its state, of each direction; None is the fused embedding's width.
     attention_heads, feedforward
@@ -76,15 +79,18 @@ class HeadConfig:
     own_layers
         Temporal layers of each task in ``share-bottom``.
     feedback_from
-        The tasks that are fed back; the other joined tasks receive.
+        The tasks that are fed back, if they are joined.
+    feedback_to
+        The joined tasks that receive; empty: all that are not fed back.
     label_width
         Columns of a label's table in ``label-feedback``.
     hidden
         Widths of the layers between state and output, each Linear, ReLU and dropout.
     hidden_dropout
         Before and between those layers; without such layers there is none.
-    blocks, query_width
-        Of ``task-queries``: how often queries attend, and their columns.
+    blocks, query_width, query_heads, query_feedforward, query_dropout
+        Of ``task-queries``: how often queries attend, their columns, and each block's attention heads, feed-forward
+        width and dropout.
     graph_layers
         Of the action units' graph in ``task-queries``; 0 leaves the graph out.
     seq
@@ -121,11 +127,15 @@ class HeadConfig:
     framework: str = "share-encoder"
     own_layers: int = 3
     feedback_from: tuple[str, ...] = ("au", "v")
+    feedback_to: tuple[str, ...] = ()
     label_width: int = 256
     hidden: tuple[int, ...] = ()
     hidden_dropout: float = 0.3
     blocks: int = 3
     query_width: int = 128
+    query_heads: int = 8
+    query_feedforward: int = 512
+    query_dropout: float = 0.1
     graph_layers: int = 2
     seq: int = 20
     window: int | None = None
@@ -136,6 +146,7 @@ class HeadConfig:
         raise_all("head", self._mistakes())
         object.__setattr__(self, "joint", in_task_order(self.joint))
         object.__setattr__(self, "feedback_from", in_task_order(self.feedback_from))
+        object.__setattr__(self, "feedback_to", in_task_order(self.feedback_to))
 
     def _mistakes(self) -> list[str]:
         # W is S unless it is given: a mistake in S is told once.
@@ -164,7 +175,7 @@ class HeadConfig:
 
     def _task_mistakes(self) -> list[str]:
         mistakes = [] if self.joint else [f"joint must name at least one task of {', '.join(TASKS)}."]
-        named = (*self.joint, *self.feedback_from)
+        named = (*self.joint, *self.feedback_from, *self.feedback_to)
         return mistakes + [str(unknown_name("task", name, TASKS)) for name in named if name not in TASKS]
 
     def _module_mistakes(self) -> list[str]:
@@ -179,6 +190,8 @@ class HeadConfig:
             label_width=self.label_width,
             blocks=self.blocks,
             query_width=self.query_width,
+            query_heads=self.query_heads,
+            query_feedforward=self.query_feedforward,
         )
         mistakes += at_least(0, graph_layers=self.graph_layers)
         mistakes += [f"hidden must hold widths of at least 1, got {width}." for width in self.hidden if width < 1]
@@ -186,9 +199,14 @@ class HeadConfig:
             fusion_dropout=self.fusion_dropout,
             temporal_dropout=self.temporal_dropout,
             hidden_dropout=self.hidden_dropout,
+            query_dropout=self.query_dropout,
         )
         if self.fusion not in ("auto", *FUSION_NAMES):
             mistakes.append(str(unknown_name("fusion", self.fusion, ("auto", *FUSION_NAMES))))
+        if self.width is not None and self.fusion in ("auto", *FUSION_NAMES) and self.fusion not in WIDTH_FUSIONS:
+            mistakes.append(
+                f"width is of fusion {', '.join(WIDTH_FUSIONS)}; {self.fusion!r} keeps the base's: leave it out."
+            )
         if self.fusion == "none" and self.fuse:
             mistakes.append(f"fusion 'none' would ignore the fused {','.join(self.fuse)}; use 'sum'.")
         names = self.temporal.split("+")
@@ -207,24 +225,57 @@ class HeadConfig:
         mistakes = []
         if self.framework not in FRAMEWORKS:
             mistakes.append(str(unknown_name("framework", self.framework, FRAMEWORKS)))
-        sources = [task for task in self.joint if task in self.feedback_from]
-        if self.framework.endswith("-feedback") and not 0 < len(sources) < len(self.joint):
-            mistakes.append(
-                f"{self.framework} needs joined tasks that are fed back and joined tasks that receive; of "
-                f"{', '.join(self.joint)} those fed back are {', '.join(sources) or '(none)'} (see feedback_from)."
-            )
+        if self.framework.endswith("-feedback"):
+            mistakes += self._feedback_mistakes()
         if self.framework == "share-bottom" and self.temporal == "none":
             mistakes.append("share-bottom shares temporal layers, but temporal is 'none'.")
-        if self.stateful and self.framework not in ("share-encoder", "hidden-feedback"):
-            mistakes.append(f"stateful works with share-encoder and hidden-feedback, got {self.framework}.")
-        if self.framework == "task-queries" and (self.temporal != "none" or self.fuse):
+        if self.stateful and self.framework == "label-feedback":
+            mistakes.append("stateful does not work with label-feedback, whose true labels are drawn window by window.")
+        return mistakes + (self._query_mistakes() if self.framework == "task-queries" else [])
+
+    def _feedback_mistakes(self) -> list[str]:
+        mistakes = []
+        if not self.sources or not self.receivers:
+            mistakes.append(
+                f"{self.framework} needs joined tasks that are fed back and joined tasks that receive; of "
+                f"{', '.join(self.joint)} those fed back are {', '.join(self.sources) or '(none)'}, and "
+                f"{', '.join(self.receivers) or '(none)'} receive (see feedback_from and feedback_to)."
+            )
+        both = [task for task in self.feedback_to if task in self.feedback_from]
+        if both:
+            mistakes.append(f"feedback_to must not name tasks that are fed back, got {', '.join(both)} in both.")
+        if self.framework == "hidden-feedback" and not self.hidden:
+            mistakes.append("hidden-feedback feeds back the last hidden layers, but hidden is (): set it, to 512, 256.")
+        return mistakes
+
+    def _query_mistakes(self) -> list[str]:
+        mistakes = []
+        if self.temporal != "none" or self.fuse or self.fusion not in ("auto", "none"):
             mistakes.append("task-queries reads the base's patch tokens of single frames: fuse nothing, temporal none.")
+        if self.hidden or self.gap_input:
+            mistakes.append("task-queries has one linear layer a query: leave out hidden layers and gap_input.")
+        if self.query_heads > 0 and self.query_width % self.query_heads:
+            mistakes.append(
+                f"query_width must be a multiple of query_heads, got {self.query_width} and {self.query_heads}."
+            )
         return mistakes
 
     @property
     def step(self) -> int:
         """W as a number."""
         return self.seq if self.window is None else self.window
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The joined tasks that are fed back where the framework feeds back."""
+        return tuple(task for task in self.joint if task in self.feedback_from)
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """The joined tasks that they are fed back to."""
+        if not self.feedback_to:
+            return tuple(task for task in self.joint if task not in self.feedback_from)
+        return tuple(task for task in self.joint if task in self.feedback_to)
 
     @property
     def encoders(self) -> tuple[str, ...]:

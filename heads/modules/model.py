@@ -1,19 +1,29 @@
-"""A head: fusion -> temporal -> one output a joined task (ABAW7, the Netease Fuxi system)."""
+"""A head: one framework of multi-task learning, made of the parts that a `HeadConfig` names.
+
+The default is the ABAW7 winner's (Netease Fuxi): fusion -> temporal -> one output a joined task.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from heads.tasks import TASKS
+from featurestore.errors import ConfigError
+from heads.arrays import IntArray
+from heads.features.featureset import FeatureSet
 
+from .augraph import AuGraph, co_occurrence
 from .config import HeadConfig
-from .fusion import make_fusion
+from .feedback import HiddenFeedback, LabelFeedback
+from .frameworks import Framework, PerTask, ShareBottom, ShareEncoder
+from .fusion import Fusion
+from .inputs import fit_inputs
+from .late import LateFusion, member_configs
+from .outputs import in_range
+from .sequence import State, Temporal
 from .shapes import Shapes, read_widths
-from .temporal import make_temporal
-
-State = tuple[Tensor, ...]
-"""What a stateful head carries on, each (layers, B, H)."""
+from .taskblock import TaskQueries
+from .trunk import Trunk
 
 
 class HeadModel(nn.Module):
@@ -25,16 +35,26 @@ class HeadModel(nn.Module):
         What it is made of.
     shapes
         Encoder -> (D,), or (T, D) if it holds tokens.
+
+    Attributes
+    ----------
+    config
+        Resolved.
+    framework
+        Gives the logits.
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        If the embeddings are not what the config can read (see `read_widths`).
     """
 
     def __init__(self, config: HeadConfig, shapes: Shapes) -> None:
         super().__init__()
         config = config.resolved()
+        read_widths(config, shapes)  # of all encoders at once, however the framework shares them out
         self.config = config
-        dim = read_widths(config, shapes)[config.encoder]
-        self.fusion = make_fusion(config.fusion, dim, n_inputs=1 + len(config.fuse))
-        self.temporal = make_temporal(config.temporal, dim)
-        self.outputs = nn.ModuleDict({task: nn.Linear(dim, TASKS[task].n_outputs) for task in config.joint})
+        self.framework = make_framework(config, shapes)
 
     def forward(
         self,
@@ -56,18 +76,21 @@ class HeadModel(nn.Module):
             Frames since the row before, 0 for a video's first row; read where the config says `gap_input`.
         labels
             Of ``label-feedback`` in training: task -> true labels (B, S) or (B, S, 12), and where they are fed back
-            in place of predictions, bool of the same shape.
+            in place of predictions, bool of the same shape. In evaluation mode they are not looked at.
 
         Returns
         -------
         Task -> shape (B, S, n_outputs): logits of ``au`` and ``expr``; ``v`` and ``a`` in [-1, 1], after tanh.
         """
-        states = self.temporal(self.fusion(embeddings))  # (B, S, D)
-        outputs = {task: linear(states) for task, linear in self.outputs.items()}
-        return {task: torch.tanh(x) if task in ("v", "a") else x for task, x in outputs.items()}
+        return in_range(self.framework(embeddings, mask=mask, gaps=gaps, labels=labels))
 
     def step(
-        self, embeddings: Sequence[Tensor], state: State | None, *, mask: Tensor | None, gaps: Tensor | None
+        self,
+        embeddings: Sequence[Tensor],
+        state: State | None,
+        *,
+        mask: Tensor | None = None,
+        gaps: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], State]:
         """What `forward` does, from the state that the segments' windows before these left, and the state after.
 
@@ -77,8 +100,14 @@ class HeadModel(nn.Module):
             As in `forward`.
         state
             Of each lane; None at the start. It is detached: gradients stay inside a window.
+
+        Raises
+        ------
+        ConfigError
+            If the head carries no state: its temporal modules look ahead, or it has none.
         """
-        raise NotImplementedError
+        logits, after = self.framework.step(embeddings, state, mask=mask, gaps=gaps)
+        return in_range(logits), after
 
     @staticmethod
     def kept(state: State, lanes: Tensor, fresh: Tensor) -> State:
@@ -95,6 +124,73 @@ class HeadModel(nn.Module):
         """
         return tuple(each[:, lanes] * ~fresh[:, None] for each in state)
 
+    def prepare(self, features: FeatureSet, rows: IntArray) -> None:
+        """Take what is counted rather than learned, before the first step: columns' means and the units' graph.
+
+        Parameters
+        ----------
+        features
+            With every encoder of the head.
+        rows : shape (n,), int64, ascending
+            The rows that are learned from, and no others.
+
+        Raises
+        ------
+        ConfigError
+            If inputs are normalised and an encoder has embedded none of the rows.
+        """
+        fit_inputs(self, features, rows)
+        for module in self.modules():
+            if isinstance(module, AuGraph):
+                module.set_co_occurrence(co_occurrence(features.targets, rows))
+
+    @property
+    def trunk(self) -> Trunk:
+        """Fusion and temporal layers that all tasks share.
+
+        Raises
+        ------
+        ConfigError
+            If there is not one such trunk: with ``per-task``, ``task-queries`` and fusion ``late``.
+        """
+        if isinstance(self.framework, ShareEncoder | ShareBottom):
+            return self.framework.trunk
+        raise ConfigError(
+            f"This head has no trunk that all tasks share: its framework is {self.config.framework!r} and its fusion "
+            f"{self.config.fusion!r}. Look at `framework` instead."
+        )
+
+    @property
+    def fusion(self) -> Fusion:
+        """Of the trunk."""
+        return self.trunk.fusion
+
+    @property
+    def temporal(self) -> Temporal:
+        """Of the trunk."""
+        return self.trunk.temporal
+
     def n_parameters(self) -> int:
         """How many numbers are fitted."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def make_framework(config: HeadConfig, shapes: Shapes) -> Framework:
+    """The framework that a resolved config names, of a head an encoder where they are fused late."""
+    if config.framework == "per-task":
+        alone = {task: replace(config, framework="share-encoder", joint=(task,)) for task in config.joint}
+        return PerTask({task: make_framework(each, shapes) for task, each in alone.items()})
+    if config.fusion == "late":
+        members = {name: make_framework(each, shapes) for name, each in member_configs(config).items()}
+        return LateFusion(members, config.joint)
+    match config.framework:
+        case "share-bottom":
+            return ShareBottom(config, shapes)
+        case "hidden-feedback":
+            return HiddenFeedback(config, shapes)
+        case "label-feedback":
+            return LabelFeedback(config, shapes)
+        case "task-queries":
+            return TaskQueries(config, shapes)
+        case _:
+            return ShareEncoder(config, shapes)

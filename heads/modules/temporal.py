@@ -1,79 +1,59 @@
-"""Time: a window of fused embeddings is read in order.
+"""Time: which module reads a window of fused embeddings, by the config's name (see sequence.py for what they share)."""
 
-`LstmTemporal` is the ABAW7 winner's (Netease Fuxi): LeakyReLU(.1), then a two-layer one-way LSTM(D -> D);
-9,449,472 parameters at D = 768.
-
-A one-way model never looks ahead and padding lies at a window's end only, so padding cannot reach a valid row:
-no lengths are packed. A model that looks both ways must be given the mask.
-"""
-
-from collections.abc import Callable, Mapping
-from typing import Final
-
-from torch import Tensor, nn
-
-from featurestore.errors import unknown_name
-
-LEAK: Final = 0.1
+from .attention import TransformerTemporal
+from .config import HeadConfig
+from .convolution import ConvolutionTemporal
+from .recurrent import BothWays, GruTemporal, LstmTemporal
+from .sequence import NoTemporal, Stacked, Temporal
 
 
-class Temporal(nn.Module):
-    """Interface: (B, S, D) -> (B, S, D)."""
-
-    def forward(self, window: Tensor) -> Tensor:
-        """Read a batch of windows."""
-        raise NotImplementedError
-
-
-class LstmTemporal(Temporal):
-    """LeakyReLU, then a two-layer one-way LSTM.
+def make_temporal(config: HeadConfig, in_width: int) -> Temporal:
+    """The temporal module that a config names, or several that read one after the other (``tcn+bigru``).
 
     Parameters
     ----------
-    dim
-        D, width of input and state.
-    """
+    config
+        Its temporal, layers, temporal_width, temporal_dropout and what a Transformer needs.
+    in_width
+        D, columns of a row. Every module's state has as many, in each direction, unless the config says otherwise.
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.activation = nn.LeakyReLU(LEAK)
-        self.lstm = nn.LSTM(dim, dim, num_layers=2, batch_first=True)
-
-    def forward(self, window: Tensor) -> Tensor:
-        """Read a batch of windows."""
-        states: Tensor = self.lstm(self.activation(window))[0]  # (B, S, D)
-        return states
-
-
-class NoTemporal(Temporal):
-    """Each frame on its own.
-
-    Parameters
-    ----------
-    dim
-        D; nothing depends on it.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-
-    def forward(self, window: Tensor) -> Tensor:
-        """Pass the window on."""
-        return window
-
-
-TEMPORALS: Final[Mapping[str, Callable[[int], Temporal]]] = {"lstm": LstmTemporal, "none": NoTemporal}
-"""Name -> module of (dim)."""
-
-
-def make_temporal(name: str, dim: int) -> Temporal:
-    """The temporal module called `name`.
+    Returns
+    -------
+    Temporal
+        Of (B, S, D) -> (B, S, out_width): the state's width, twice that where the last module reads both ways.
 
     Raises
     ------
-    UnknownNameError
-        If there is none.
+    ConfigError
+        If a Transformer's heads do not divide its width.
     """
-    if name not in TEMPORALS:
-        raise unknown_name("temporal module", name, TEMPORALS)
-    return TEMPORALS[name](dim)
+    width = config.temporal_width or in_width
+    made: list[Temporal] = []
+    for name in config.temporal.split("+"):
+        made.append(_make(name, config, made[-1].out_width if made else in_width, width=width))
+    return made[0] if len(made) == 1 else Stacked(made)
+
+
+def _make(name: str, config: HeadConfig, in_width: int, *, width: int) -> Temporal:
+    layers, dropout = config.layers, config.temporal_dropout
+    match name:
+        case "none":
+            return NoTemporal(in_width)
+        case "lstm":
+            return LstmTemporal(in_width, width, layers=layers, dropout=dropout)
+        case "gru":
+            return GruTemporal(in_width, width, layers=layers, dropout=dropout)
+        case "bilstm" | "bigru":
+            return BothWays(name.removeprefix("bi"), in_width, width=width, layers=layers, dropout=dropout)
+        case "tcn":
+            return ConvolutionTemporal(in_width, width, layers=layers, dropout=dropout)
+        case _:
+            return TransformerTemporal(
+                in_width,
+                width,
+                layers=layers,
+                heads=config.attention_heads,
+                feedforward=config.feedforward,
+                dropout=dropout,
+                positions=config.positions,
+            )

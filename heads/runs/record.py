@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -10,19 +10,28 @@ from typing import Final
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from featurestore.errors import ConfigError, MissingFileError
+from heads.checking import to_json
 from heads.fitting.config import FitConfig
+from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
+
+from .making import Judging
 
 CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2
 """Of the run's folder."""
 
 
-def run_name(head: HeadConfig, training: FitConfig) -> str:
+def run_name(head: HeadConfig | LightConfig, training: FitConfig) -> str:
     """The default name of a run, such as ``mae+au+v_lstm-20-20_au-expr-v-a_seed1``."""
-    fusion = "_sum" if head.fusion == "sum" and not head.fuse else ""
-    time = f"{head.temporal}-{head.seq}-{head.step}"
-    return f"{'+'.join(head.encoders)}{fusion}_{time}_{'-'.join(head.joint)}_seed{training.seed}"
+    encoders, tasks = "+".join(head.encoders), "-".join(head.joint)
+    if isinstance(head, LightConfig):
+        return f"{encoders}_{head.estimator}_{tasks}_seed{head.seed}"
+    follows = "sum" if head.fuse else "none"
+    fusion = "" if head.fusion in ("auto", follows) else f"_{head.fusion}"
+    framework = "" if head.framework == "share-encoder" else f"_{head.framework}"
+    time = f"{head.temporal}-{head.seq}-{head.step}{'f' if head.span == 'frames' else ''}"
+    return f"{encoders}{fusion}_{time}{framework}_{tasks}_seed{training.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +42,12 @@ class RunRecord:
     ----------
     name
         Of the run.
-    head, training
-        As resolved.
+    head
+        As resolved; neural or light.
+    training
+        How a neural head was fitted; of a light one what was asked for, which it took nothing of.
+    judging
+        Folds and calibration, as asked for.
     shapes
         Encoder -> row shape of its embeddings: (D,), or (T, D) of tokens.
     encoders
@@ -42,9 +55,11 @@ class RunRecord:
     frames, labels
         Fingerprint of the frame table, digest of its labels and splits.
     epoch
-        The best one.
+        The one kept, from 1; None of a light head.
     selected_on
-        The split that picked it.
+        What picked it (see `FittedHead`).
+    calibrated_on
+        What the post-processing was calibrated on; None without one.
     parameters
         How many numbers were fitted.
     seconds
@@ -59,14 +74,16 @@ class RunRecord:
     """
 
     name: str
-    head: HeadConfig
+    head: HeadConfig | LightConfig
     training: FitConfig
+    judging: Judging
     shapes: Mapping[str, tuple[int, ...]]
     encoders: Mapping[str, str]
     frames: str
     labels: str
-    epoch: int
+    epoch: int | None
     selected_on: str
+    calibrated_on: str | None
     parameters: int
     seconds: float
     versions: Mapping[str, str]
@@ -75,19 +92,40 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, JsonValue]:
         """For JSON."""
-        return asdict(self) | {"head": self.head.to_dict(), "training": self.training.to_dict()}
+        return to_json(self)
 
     def configuration(self) -> dict[str, JsonValue]:
         """What decides a fit (see `fit_configuration`)."""
-        return fit_configuration(self.head, self.training, self.encoders, frames=self.frames)
+        return fit_configuration(self.head, self.training, self.judging, self.encoders, frames=self.frames)
+
+    def in_sample(self, split: str) -> str | None:
+        """Why a score on a split is no score of unseen frames; None if it is one.
+
+        That the epoch was picked by the score on val is less, and told apart (`selected_on`).
+        """
+        if split == "train":
+            return "the head was trained on these frames"
+        if split == self.calibrated_on:
+            return "the post-processing was calibrated on these frames"
+        return None
 
 
 def fit_configuration(
-    head: HeadConfig, training: FitConfig, encoders: Mapping[str, str], *, frames: str
+    head: HeadConfig | LightConfig,
+    training: FitConfig,
+    judging: Judging,
+    encoders: Mapping[str, str],
+    *,
+    frames: str,
 ) -> dict[str, JsonValue]:
-    """What decides a fit: head, training, its encoders' fingerprints, and the frames'."""
-    used = {name: encoders[name] for name in head.encoders}
-    return {"head": head.to_dict(), "training": training.to_dict(), "encoders": dict(used), "frames": frames}
+    """What decides a fit: head, training, judging, its encoders' fingerprints, and the frames'."""
+    return {
+        "head": head.to_dict(),
+        "training": training.to_dict(),
+        "judging": to_json(judging),
+        "encoders": {name: encoders[name] for name in head.encoders},
+        "frames": frames,
+    }
 
 
 def read_record(directory: Path) -> RunRecord:
@@ -123,7 +161,7 @@ def read_record(directory: Path) -> RunRecord:
 def versions() -> dict[str, str]:
     """Versions of what decides a fit's numbers."""
     found = {"python": platform.python_version()}
-    for package in ("abaw", "torch", "numpy"):
+    for package in ("abaw", "torch", "numpy", "scikit-learn", "lightgbm"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,20 +1,20 @@
 """A run: a fitted head on disk, with all that is needed to judge it, repeat it and use it.
 
     runs/<name>/
-        config.json           head, training, provenance of its encoders, versions
-        head.safetensors      the best epoch's weights
-        metrics.json          scores on val (see `Scores.as_dict`), best epoch, selected_on
-        predictions.parquet   every val row (see `prediction_table`)
-        curve.csv, curve.png  losses and val scores of every epoch
+        config.json           head, training, judging, provenance of its encoders, versions
+        head.safetensors      a neural head's weights, of the epoch kept
+        light/                a light head's numbers (see heads/light/model.py)
+        calibration.json      its post-processing, if any was calibrated
+        metrics.json          scores on val (see `Scores.as_dict`), and what they are of
+        predictions.parquet   every val row (see `prediction_table`), post-processed
+        out_of_fold.parquet   every train row by a model that did not see its video, if folds were fitted; raw
+        curve.csv, curve.png  losses and scores of every epoch of a neural head
 
 The folder is written under a hidden name beside its place, each file is flushed to the disk, and the folder is renamed:
 a kill, a crash or a full disk leaves no half of a run. Nothing here is ever unpickled.
 """
 
 import json
-import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,26 +25,34 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from featurestore.atomic import replace_file, says_no_space
-from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError, StorageFullError
+from featurestore.atomic import replace_file
+from featurestore.errors import ConfigError, MissingFileError
+from heads.calibration.calibration import Calibration
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.curve import draw_curve
 from heads.fitting.epochs import curve_table
 from heads.fitting.fit import FittedHead, score_rows
 from heads.fitting.predict import predict
+from heads.light.config import LightConfig
+from heads.light.model import LightModel
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 from heads.scoring.tabulate import prediction_table
 
-from .record import CONFIG_FILE, RunRecord, fit_configuration, read_record, run_name, versions
+from .folder import replace_folder
+from .making import Judging, Made, calibrated
+from .place import check_place
+from .record import CONFIG_FILE, RunRecord, read_record, run_name, versions
 
 WEIGHTS_FILE: Final = "head.safetensors"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+LIGHT_FOLDER: Final = "light"
+CALIBRATION_FILE: Final = "calibration.json"
 METRICS_FILE: Final = "metrics.json"
 PREDICTIONS_FILE: Final = "predictions.parquet"
+OUT_OF_FOLD_FILE: Final = "out_of_fold.parquet"
 CURVE_FILE: Final = "curve.csv"
 FIGURE_FILE: Final = "curve.png"
 
@@ -59,19 +67,25 @@ class Run:
         What it is and where it comes from.
     model
         In evaluation mode.
+    calibration
+        Its post-processing; None without one.
     metrics
         What `metrics.json` holds.
     predictions
-        Of val (see `prediction_table`).
+        Of val (see `prediction_table`), post-processed.
+    out_of_fold
+        Of train, raw; None if no folds were fitted.
     curve
-        One row an epoch (see `curve_table`).
+        One row an epoch (see `curve_table`); None of a light head.
     """
 
     record: RunRecord
-    model: HeadModel
+    model: HeadModel | LightModel
+    calibration: Calibration | None
     metrics: Mapping[str, JsonValue]
     predictions: pl.DataFrame
-    curve: pl.DataFrame
+    out_of_fold: pl.DataFrame | None
+    curve: pl.DataFrame | None
 
     @property
     def name(self) -> str:
@@ -79,48 +93,77 @@ class Run:
         return self.record.name
 
     @property
-    def head(self) -> HeadConfig:
+    def encoders(self) -> tuple[str, ...]:
+        """What to load for it."""
+        return self.record.head.encoders
+
+    @property
+    def head(self) -> HeadConfig | LightConfig:
         """What was fitted; `head.encoders` is what to load for it."""
         return self.record.head
 
     @classmethod
-    def from_fit(cls, fitted: FittedHead, features: FeatureSet, *, name: str | None = None) -> "Run":
-        """A run of what `fit` returned, on the features that it was given.
+    def from_fit(
+        cls,
+        made: Made | FittedHead,
+        features: FeatureSet,
+        *,
+        training: FitConfig | None = None,
+        judging: Judging | None = None,
+        name: str | None = None,
+    ) -> "Run":
+        """A run of what `make` or `fit` returned, on the features that it was given.
 
         Parameters
         ----------
-        fitted, features
+        made, features
             The result of a fit and its input.
+        training, judging
+            What was asked for; by default what a neural head was fitted with, and no folds and no calibration.
         name
             Of the run; `run_name` by default.
         """
-        head, training = fitted.head.resolved(), fitted.training
+        made = Made.plain(made) if isinstance(made, FittedHead) else made
+        fitted, calibration = made.fitted, made.calibration
+        head = fitted.head.resolved() if isinstance(fitted, FittedHead) else fitted.config
+        asked = training or (fitted.training if isinstance(fitted, FittedHead) else FitConfig())
         record = RunRecord(
-            name=run_name(head, training) if name is None else name,
+            name=run_name(head, asked) if name is None else name,
             head=head,
-            training=training,
+            training=asked,
+            judging=judging or Judging(),
             shapes=fitted.shapes,
             encoders={encoder: features.fingerprints[encoder] for encoder in head.encoders},
             frames=features.frames.fingerprint,
             labels=features.labels_digest,
-            epoch=fitted.epoch,
+            epoch=fitted.epoch if isinstance(fitted, FittedHead) else None,
             selected_on=fitted.selected_on,
+            calibrated_on=None if calibration is None else calibration.fitted_on,
             parameters=fitted.n_parameters,
-            seconds=fitted.seconds,
+            seconds=fitted.seconds + (0.0 if made.out_of_fold is None else made.out_of_fold.seconds),
             versions=versions(),
             stream_bytes=features.stream_bytes,
         )
-        metrics = fitted.scores.as_dict() | {
+        metrics: dict[str, JsonValue] = made.scores.as_dict() | {
             "split": "val",
-            "selected_on": fitted.selected_on,
-            "epoch": fitted.epoch,
+            "selected_on": record.selected_on,
+            "epoch": record.epoch,
+            "calibrated_on": record.calibrated_on,
+            "in_sample": record.in_sample("val"),
         }
+        if calibration is not None:
+            metrics["uncalibrated"] = fitted.scores.as_dict()
+        if made.out_of_fold is not None:
+            metrics["out_of_fold"] = {"folds": made.out_of_fold.n_folds} | made.out_of_fold.scores.as_dict()
+        held_out = None if made.out_of_fold is None else made.out_of_fold.predictions
         return cls(
             record=record,
             model=fitted.model,
+            calibration=calibration,
             metrics=metrics,
-            predictions=prediction_table(features.frames, fitted.predictions),
-            curve=curve_table(fitted.curve),
+            predictions=prediction_table(features.frames, made.predictions),
+            out_of_fold=None if held_out is None else prediction_table(features.frames, held_out),
+            curve=curve_table(fitted.curve) if isinstance(fitted, FittedHead) else None,
         )
 
     def save(self, directory: Path, *, force: bool = False) -> None:
@@ -140,42 +183,31 @@ class Run:
         StorageFullError
             If there is no space for it.
         """
-        _check_place(self.record.configuration(), directory, force=force)
-        token = secrets.token_hex(4)
-        hidden = directory.with_name(f".{directory.name}.{token}.partial")
-        replaced = directory.with_name(f".{directory.name}.{token}.replaced")
-        try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            hidden.mkdir()
-            self._write(hidden)
-            if directory.exists():
-                directory.rename(replaced)
-            hidden.rename(directory)
-        except OSError as error:
-            if not (isinstance(error, StorageFullError) or says_no_space(error)):
-                raise
-            raise StorageFullError(
-                f"No space is left on the device for run {self.name!r}: it was not written, and what was there "
-                f"before is as it was (run: {directory}). Free some, and run the same command again."
-            ) from error
-        finally:
-            if replaced.exists() and not directory.exists():  # stopped between the two renames
-                replaced.rename(directory)
-            shutil.rmtree(hidden, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        check_place(self.record.configuration(), directory, force=force)
+        with replace_folder(directory) as folder:
+            self._write(folder)
 
     def _write(self, folder: Path) -> None:
         _write_json(folder / CONFIG_FILE, self.record.to_dict())
         _write_json(folder / METRICS_FILE, dict(self.metrics))
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        with replace_file(folder / WEIGHTS_FILE) as partial:
-            save_file(weights, partial)
-        with replace_file(folder / PREDICTIONS_FILE) as partial:
-            self.predictions.write_parquet(partial)
-        with replace_file(folder / CURVE_FILE) as partial:
-            self.curve.write_csv(partial)
-        with replace_file(folder / FIGURE_FILE) as partial:
-            draw_curve(self.curve, partial, title=self.name)
+        if isinstance(self.model, LightModel):
+            (folder / LIGHT_FOLDER).mkdir()
+            self.model.save(folder / LIGHT_FOLDER)
+        else:
+            weights = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+            with replace_file(folder / WEIGHTS_FILE) as partial:
+                save_file(weights, partial)
+        if self.calibration is not None:
+            _write_json(folder / CALIBRATION_FILE, self.calibration.to_dict())
+        for name, table in ((PREDICTIONS_FILE, self.predictions), (OUT_OF_FOLD_FILE, self.out_of_fold)):
+            if table is not None:
+                with replace_file(folder / name) as partial:
+                    table.write_parquet(partial)
+        if self.curve is not None:
+            with replace_file(folder / CURVE_FILE) as partial:
+                self.curve.write_csv(partial)
+            with replace_file(folder / FIGURE_FILE) as partial:
+                draw_curve(self.curve, partial, title=self.name)
 
     @classmethod
     def load(cls, directory: Path) -> "Run":
@@ -189,22 +221,36 @@ class Run:
             If a file cannot be read as what it should be.
         """
         record = read_record(directory)
-        model = HeadModel(record.head, record.shapes)
+        neural = isinstance(record.head, HeadConfig)
         try:
-            model.load_state_dict(load_file(_there(directory / WEIGHTS_FILE)))
+            model = _load_model(directory, record)
             predictions = pl.read_parquet(_there(directory / PREDICTIONS_FILE))
-            curve = pl.read_csv(_there(directory / CURVE_FILE))
+            held_out = directory / OUT_OF_FOLD_FILE
+            out_of_fold = pl.read_parquet(held_out) if held_out.is_file() else None
+            curve = pl.read_csv(_there(directory / CURVE_FILE)) if neural else None
             metrics = TypeAdapter(dict[str, JsonValue]).validate_json(_there(directory / METRICS_FILE).read_bytes())
-        except (SafetensorError, RuntimeError, ValidationError, pl.exceptions.PolarsError) as error:
+            calibration = None
+            if record.calibrated_on is not None:
+                calibration = Calibration.from_dict(json.loads(_there(directory / CALIBRATION_FILE).read_bytes()))
+        except (SafetensorError, RuntimeError, ValueError, pl.exceptions.PolarsError) as error:
+            if isinstance(error, (MissingFileError, ConfigError)):
+                raise
             reason = str(error).partition("\n")[0]
             raise ConfigError(
                 f"A run's files were expected, but one of them cannot be read: {reason} (run: {directory}). "
                 "Fit it again with --force."
             ) from error
-        model.eval()
-        return cls(record=record, model=model, metrics=metrics, predictions=predictions, curve=curve)
+        return cls(
+            record=record,
+            model=model,
+            calibration=calibration,
+            metrics=metrics,
+            predictions=predictions,
+            out_of_fold=out_of_fold,
+            curve=curve,
+        )
 
-    def predict(self, features: FeatureSet, *, split: str = "val") -> Predictions:
+    def predict(self, features: FeatureSet, *, split: str = "val", raw: bool = False) -> Predictions:
         """Predict a split, once it is sure that its embeddings are of the kind that the head was fitted on.
 
         Parameters
@@ -214,6 +260,8 @@ class Run:
             moved to their device.
         split
             Which rows.
+        raw
+            Without the post-processing.
 
         Raises
         ------
@@ -221,50 +269,25 @@ class Run:
             If the embeddings are of other weights or another width.
         """
         features.check_origin(self.record.encoders, frames=None, shapes=self.record.shapes, fitted=self.name)
-        self.model.to(features.device)
-        return predict(self.model, features, split=split)
+        if isinstance(self.model, LightModel):
+            predictions = self.model.predict(features, split=split)
+        else:
+            self.model.to(features.device)
+            predictions = predict(self.model, features, split=split)
+        return predictions if raw else calibrated(self.calibration, predictions, features)
 
-    def evaluate(self, features: FeatureSet, *, split: str = "val") -> Scores:
+    def evaluate(self, features: FeatureSet, *, split: str = "val", raw: bool = False) -> Scores:
         """Predict a split and score it; raises as `predict` does."""
-        return score_rows(features, self.predict(features, split=split))
+        return score_rows(features, self.predict(features, split=split, raw=raw))
 
 
-def prepare_folder(
-    runs: Path, name: str, head: HeadConfig, training: FitConfig, features: FeatureSet, *, force: bool = False
-) -> Path:
-    """The folder of a run that is to be fitted; what `Run.save` would refuse is refused before the fit.
-
-    Raises
-    ------
-    ConfigError
-        If the name cannot be a folder's in `runs`.
-    FileExistsAlreadyError
-        As `Run.save` does.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot name a run: use letters, digits and . _ @ + -, a letter or digit first. Choose another."
-        )
-    configuration = fit_configuration(head, training, features.fingerprints, frames=features.frames.fingerprint)
-    _check_place(configuration, runs / name, force=force)
-    return runs / name
-
-
-def _check_place(configuration: dict[str, JsonValue], directory: Path, *, force: bool) -> None:
-    if not directory.exists():
-        return
-    if not (directory / CONFIG_FILE).is_file() and (directory.is_file() or any(directory.iterdir())):
-        raise FileExistsAlreadyError(
-            f"A run is written to a new folder, but {directory} holds something that is not a run. "
-            "Choose another name with --name."
-        )
-    if force or not (directory / CONFIG_FILE).is_file():
-        return
-    if read_record(directory).configuration() != configuration:
-        raise FileExistsAlreadyError(
-            f"A run of another configuration is in the way (run: {directory}). "
-            "Choose another name with --name, or replace it with --force."
-        )
+def _load_model(directory: Path, record: RunRecord) -> HeadModel | LightModel:
+    if isinstance(record.head, LightConfig):
+        return LightModel.load(directory / LIGHT_FOLDER, record.head, record.shapes)
+    model = HeadModel(record.head, record.shapes)
+    model.load_state_dict(load_file(_there(directory / WEIGHTS_FILE)))
+    model.eval()
+    return model
 
 
 def _there(path: Path) -> Path:

@@ -6,6 +6,7 @@ resample is a vector of counts (how often each video was drawn) and all of them 
 (n_resamples, n_videos) times per-video sums (n_videos, n_sums).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,7 +59,7 @@ def concordance_video_sums(
     part: PartName, target: Float64Array, prediction: Float64Array, video: IntArray, *, n_videos: int
 ) -> VideoSums:
     """Sums for a CCC; all arrays (n_valid,), `video` in 0..n_videos - 1."""
-    centre = float(target.mean())
+    centre = float(target.mean()) if len(target) else 0.0
     x, y = target - centre, prediction - centre
     columns = (np.ones_like(x), x, y, x * x, y * y, x * y)
     sums = [np.bincount(video, weights=column, minlength=n_videos) for column in columns]
@@ -96,18 +97,24 @@ def bootstrap(parts: list[VideoSums], *, n_videos: int, n_resamples: int, seed: 
     n_videos
         How many videos there are; as many are drawn each time, with replacement.
     n_resamples, seed
-        How many resamples, from which generator.
+        How many resamples, at least one; from which generator.
     """
+    samples = resample(parts, n_videos=n_videos, n_resamples=n_resamples, seed=seed)
+    return {each.part: scores for each, scores in zip(parts, samples, strict=True)}
+
+
+def resample(sums: Sequence[VideoSums], *, n_videos: int, n_resamples: int, seed: int) -> tuple[Float64Array, ...]:
+    """Scores of each of some statistics, commonly of several runs, over the same resamples (see `bootstrap`)."""
     rng = np.random.default_rng(seed)
     even = np.full(n_videos, 1 / n_videos)
     chunk = max(1, _CHUNK_COUNTS // n_videos)
-    scores: dict[PartName, list[Float64Array]] = {each.part: [] for each in parts}
+    scores: list[list[Float64Array]] = [[] for _ in sums]
     for start in range(0, n_resamples, chunk):
         counts = rng.multinomial(n_videos, even, size=min(chunk, n_resamples - start)).astype(np.float64)
-        for each in parts:
+        for each, chunks in zip(sums, scores, strict=True):
             totals = counts @ each.sums.reshape(n_videos, -1)  # (resamples, n_sums)
-            scores[each.part].append(each.score(totals.reshape(-1, *each.sums.shape[1:])))
-    return {part: np.concatenate(chunks) for part, chunks in scores.items()}
+            chunks.append(each.score(totals.reshape(-1, *each.sums.shape[1:])))
+    return tuple(np.concatenate(chunks) for chunks in scores)
 
 
 def interval(samples: Float64Array) -> Interval:

@@ -134,9 +134,9 @@ def score(
     kept, truth = predictions.where(known), targets.take(rows)
     names, video = np.unique(video_ids[rows], return_inverse=True)
     n_videos = len(names)
-    reasons = _reasons(truth, kept)
+    reasons = missing_parts(truth, kept)
     available = [part for part in PARTS if part not in reasons]
-    sums = [_video_sums(part, truth, kept, video, n_videos) for part in available]
+    sums = [video_sums(part, truth, kept, video, n_videos) for part in available]
     samples = bootstrap(sums, n_videos=n_videos, n_resamples=n_resamples, seed=seed) if sums else {}
     points = part_scores(truth, kept)
     trivial = trivial_scores(targets, rows, train_rows=train_rows)
@@ -147,7 +147,7 @@ def score(
         whole = None
         reasons["P"] = f"needs all four parts; without {', '.join(part for part in PARTS if part in reasons)}"
     else:
-        whole = _part_score(combine(points), _combine_samples(samples), combine(trivial))
+        whole = _part_score(combine(points), combine_samples(samples), combine(trivial))
     return Scores(
         p=whole,
         parts=parts,
@@ -166,7 +166,7 @@ def part_scores(targets: Targets, predictions: Predictions) -> dict[PartName, fl
 
     What a fit looks at after each epoch. Rows without a prediction must have been left out.
     """
-    reasons = _reasons(targets, predictions)
+    reasons = missing_parts(targets, predictions)
     return {part: _point(part, targets, predictions) for part in PARTS if part not in reasons}
 
 
@@ -193,7 +193,8 @@ def trivial_scores(targets: Targets, rows: IntArray, *, train_rows: IntArray | N
     }
 
 
-def _reasons(targets: Targets, predictions: Predictions) -> dict[str, str]:
+def missing_parts(targets: Targets, predictions: Predictions) -> dict[str, str]:
+    """Part -> why it cannot be scored, of those that cannot; `targets` are of exactly the predicted rows."""
     reasons = {}
     for part in PARTS:
         task = _TASK_OF[part]
@@ -223,9 +224,19 @@ def _point(part: PartName, targets: Targets, predictions: Predictions) -> float:
     return concordance_correlation(*_dimension(part, targets, predictions))
 
 
-def _video_sums(
-    part: PartName, targets: Targets, predictions: Predictions, video: IntArray, n_videos: int
-) -> VideoSums:
+def video_sums(part: PartName, targets: Targets, predictions: Predictions, video: IntArray, n_videos: int) -> VideoSums:
+    """Sufficient statistics of one part, an entry a video, or whatever else the rows are grouped by.
+
+    Parameters
+    ----------
+    part
+        One that is joined and has valid labels.
+    targets, predictions
+        Of the same n rows, none of them without a prediction.
+    video : shape (n,), int64 in 0 .. n_videos - 1
+    n_videos
+        How many entries.
+    """
     if part == "f1_au":
         return action_unit_video_sums(targets, predictions, video, n_videos=n_videos)
     if part == "f1_expression":
@@ -266,6 +277,7 @@ def _part_score(point: float, samples: Float64Array, trivial: float) -> PartScor
     return PartScore(score=point, low=bounds.low, high=bounds.high, trivial=trivial)
 
 
-def _combine_samples(samples: Mapping[PartName, Float64Array]) -> Float64Array:
+def combine_samples(samples: Mapping[PartName, Float64Array]) -> Float64Array:
+    """P of every resample, from all parts'."""
     total: Float64Array = sum((_TASK_OF[part].share * samples[part] for part in PARTS), np.zeros(()))
     return total

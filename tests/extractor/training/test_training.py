@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -189,6 +190,11 @@ def test_finetuning_without_labels_is_refused(
         )
 
 
+def test_a_loss_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no loss of action units 'fokal'\. Did you mean 'focal'"):
+        quick_finetuning(loss={"au": "fokal"})
+
+
 def test_names_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'\.\./x' cannot name an encoder"):
         Workbench(tmp_path, "../x")
@@ -206,7 +212,9 @@ from featurestore.images.imagesource import ImageFolder
 
 extractor.training.loop._CHECKPOINT_EVERY_S = 0.1  # in the middle of epochs, too
 table, images, parent, encoders = map(Path, sys.argv[1:5])
-config = FinetuneConfig(tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2)
+config = FinetuneConfig(
+    tasks=("v", "au"), epochs=4, batch=16, clip=2, base_learning_rate=1e-2, loss={"weighting": "uncertainty"}
+)
 finetune(
     FrameTable.read(table), ImageFolder(images), load_encoder(parent), Workbench(encoders, "v"), config,
     parent_name="p", device="cpu", on_step=lambda step, *_: (print(step, flush=True), time.sleep(0.03)),
@@ -248,6 +256,67 @@ def test_a_killed_finetuning_ends_at_the_same_weights(
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert whole.spec.origin["history"] == resumed.spec.origin["history"]
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "dwa"])
+def test_what_a_weighting_learned_survives_an_interruption(
+    tiny_encoder: Encoder,
+    frames: FrameTable,
+    images: ImageFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weighting: str,
+) -> None:
+    config = quick_finetuning(tasks=("v", "au"), epochs=4, loss={"weighting": weighting, "v": "mse"})
+
+    def run(name: str, stop_at: int | None) -> Encoder:
+        def on_step(step: int, n_steps: int, loss: float) -> None:
+            if step == stop_at:
+                raise _StoppedError
+
+        bench = Workbench(tmp_path / name, "v")
+        finetune(frames, images, tiny_encoder, bench, config, parent_name="p", device="cpu", on_step=on_step)
+        return load_encoder(bench.folder)
+
+    whole = run("whole", None)
+    monkeypatch.setattr("extractor.training.loop._CHECKPOINT_EVERY_S", 0.0)
+    with pytest.raises(_StoppedError):
+        run("stopped", 13)  # in the third epoch of five steps: dwa has two of them behind it
+    checkpoint = torch.load(tmp_path / "stopped" / ".v.training" / "checkpoint.pt", weights_only=True)
+    kept = checkpoint["module"]["_extra_state"]
+    assert kept["n_steps"] == 2
+    assert len(kept["weighting"].get("losses", ())) == (2 if weighting == "dwa" else 0)
+    if weighting == "uncertainty":
+        assert checkpoint["optimizer"]["param_groups"][-1]["weight_decay"] == 0
+        assert all(abs(float(checkpoint["module"][f"learned.{number}"])) > 1e-4 for number in range(2))
+    resumed = run("stopped", None).state_dict()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed[name]), name
+    equally = quick_finetuning(tasks=("v", "au"), epochs=4, loss={"v": "mse"})
+    with pytest.raises(FileExistsAlreadyError, match="made with other options"):
+        finetune(frames, images, tiny_encoder, Workbench(tmp_path / "whole", "v"), equally, parent_name="p")
+
+
+def test_losses_are_balanced_by_train_labels_alone(
+    tiny_encoder: Encoder, frames: FrameTable, images: ImageFolder, tmp_path: Path
+) -> None:
+    balanced = {"class_balance": True, "logit_adjustment": 1.0}
+    one = quick_finetuning(tasks=("expr",), epochs=1, loss=balanced)
+    plain = quick_finetuning(tasks=("expr",), epochs=1)
+
+    def weights(name: str, table: FrameTable, config: FinetuneConfig) -> dict[str, torch.Tensor]:
+        finetune(table, images, tiny_encoder, Workbench(tmp_path, name), config, parent_name="p", device="cpu")
+        return load_encoder(tmp_path / name).state_dict()
+
+    swapped = pl.when(split="val").then(7 - pl.col("expression")).otherwise(pl.col("expression"))
+    turned = FrameTable(frames.data.with_columns(expression=swapped.cast(frames.data["expression"].dtype)))
+    first, second, third = weights("a", frames, one), weights("b", turned, one), weights("c", frames, plain)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not all(torch.equal(tensor, third[name]) for name, tensor in first.items())
 
 
 def test_what_cannot_be_fine_tuned_is_refused(tiny_spec: EncoderSpec) -> None:

@@ -1,7 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -17,11 +18,11 @@ from featurestore.errors import (
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
 from heads.features.featureset import FeatureSet
-from heads.modules.config import HeadConfig
 
 MakeFrames = Callable[..., FrameTable]
 MakeVectors = Callable[..., NDArray[np.float32]]
 AddEncoder = Callable[..., None]
+Build = Callable[[FrameTable, Mapping[str, NDArray[np.float32]]], FeatureSet]
 
 
 def test_loads_in_place_as_stored(store: FeatureStore) -> None:
@@ -63,32 +64,33 @@ def test_what_is_missing_is_said_with_the_command(
         FeatureSet.load(made, ("mae",), device="cpu")
 
 
-def test_tokens_are_refused(store: FeatureStore) -> None:
-    with pytest.raises(ConfigError, match="'tokens' holds 3 tokens of 4 a frame"):
-        FeatureSet.load(store, ("tokens",), device="cpu")
-
-
-def test_widths_must_agree(features: FeatureSet) -> None:
-    assert features.dim_of(HeadConfig(fuse=("au",))) == 16
-    assert features.dim_of(HeadConfig(encoder="wide")) == 24
-    with pytest.raises(ShapeError, match=r"'wide' have 24 columns, but those of the base encoder 'mae' have 16"):
-        features.dim_of(HeadConfig(fuse=("au", "wide")))
+def test_shapes(store: FeatureStore, features: FeatureSet) -> None:
+    assert features.shapes(("mae", "wide")) == {"mae": (16,), "wide": (24,)}
+    assert FeatureSet.load(store, ("tokens",), device="cpu").shapes(("tokens",)) == {"tokens": (3, 4)}
     with pytest.raises(UnknownNameError, match="no loaded encoder 'ae'"):
-        features.dim_of(HeadConfig(encoder="ae"))
+        features.shapes(("ae",))
+
+
+def test_gaps_are_frames_since_the_row_before(new_features: Build, make_frames: MakeFrames) -> None:
+    frames = make_frames({"a": ("train", 4), "b": ("val", 3)})
+    data = frames.data.with_columns(pl.Series("frame", [1, 2, 9, 10, 5, 6, 30], dtype=frames.data["frame"].dtype))
+    features = new_features(FrameTable(data), {"mae": np.zeros((7, 2), dtype=np.float32)})
+    assert features.gaps.tolist() == [0, 1, 7, 1, 0, 1, 24]
+    assert features.segment_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
 def test_origin_is_checked(features: FeatureSet) -> None:
     mine = {"au": features.fingerprints["au"]}
     frames = features.frames.fingerprint
-    features.check_origin(mine, frames=frames, dim=16, fitted="x")
+    features.check_origin(mine, frames=frames, shapes={"au": (16,), "mea": (16,)}, fitted="x")
     with pytest.raises(EncoderMismatchError, match=r"Head 'x' was fitted on embeddings of encoder 'au' .* 123"):
-        features.check_origin({"au": "123"}, frames=frames, dim=16, fitted="x")
-    with pytest.raises(ShapeError, match="'au' have 16 columns, but head 'x' was fitted on 768"):
-        features.check_origin(mine, frames=frames, dim=768, fitted="x")
+        features.check_origin({"au": "123"}, frames=frames, shapes={"au": (16,), "mea": (16,)}, fitted="x")
+    with pytest.raises(ShapeError, match="'au' have 16 columns, but head 'x' was fitted on 768 columns"):
+        features.check_origin(mine, frames=frames, shapes={"au": (768,)}, fitted="x")
     with pytest.raises(FrameMismatchError, match="fitted on frames 456"):
-        features.check_origin(mine, frames="456", dim=16, fitted="x")
+        features.check_origin(mine, frames="456", shapes={"au": (16,), "mea": (16,)}, fitted="x")
     with pytest.raises(UnknownNameError, match=r"no loaded encoder 'mea'\. Did you mean 'mae'"):
-        features.check_origin({"mea": "1"}, frames=None, dim=16, fitted="x")
+        features.check_origin({"mea": "1"}, frames=None, shapes={"au": (16,), "mea": (16,)}, fitted="x")
 
 
 def test_devices(store: FeatureStore) -> None:

@@ -46,7 +46,7 @@ def test_what_fits_is_loaded_and_what_does_not_is_streamed(store: FeatureStore) 
     assert streamed.placement is not None
     assert (streamed.placement.needed_bytes, streamed.placement.stream_bytes) == (n_bytes, n_bytes - 1)
     assert streamed.names == ("mae", "au")
-    assert streamed.dim_of(HeadConfig(fuse=("au",))) == 16
+    assert streamed.shapes(("au",)) == {"au": (16,)}
     assert streamed.usable(("mae", "au")).all()
 
 
@@ -135,8 +135,8 @@ def test_refusals(tmp_path: Path, store: FeatureStore, make_frames: MakeFrames, 
     streamed = open_both(store, ("mae",), 2000)[1]
     with pytest.raises(ConfigError, match=r"Streaming mae .* takes at least .* but the budget is 2kB\. Give --memory "):
         fit(streamed, HeadConfig(seq=8), FitConfig(epochs=1))
-    with pytest.raises(ConfigError, match="'tokens' holds 3 tokens of 4 a frame"):
-        FeatureSet.load(store, ("tokens",), device="cpu", memory_bytes=100)
+    with pytest.raises(ConfigError, match=r"stateful head .* embeddings are streamed, which shuffles"):
+        fit(open_both(store, ("mae",), 6000)[1], HeadConfig(seq=8, stateful=True), FitConfig(epochs=1))
     frames = make_frames({"a": ("train", 70)})
     made = FeatureStore.create(tmp_path / "features", frames)
     with made.writer("mae", store.embedding("mae").provenance, row_shape=(16,), chunk_rows=64) as writer:

@@ -65,7 +65,7 @@ def test_batches_bound_memory_and_not_the_result(features: FeatureSet) -> None:
 def test_the_mode_is_put_back_and_dropout_is_off(features: FeatureSet) -> None:
     head = HeadConfig(fuse=("au",), temporal="none", seq=1, joint=("v",))
     model = model_for(head).train()
-    first, second = predict(model, features, head), predict(model, features)
+    first, second = predict(model, features), predict(model, features)
     assert model.training
     assert first.valence is not None
     assert second.valence is not None

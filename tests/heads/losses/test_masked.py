@@ -1,158 +1,127 @@
+"""Each loss against a reference of its own, in float64, and against torch's."""
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
-from featurestore.errors import ConfigError, ShapeError, UnknownNameError
-from heads.losses.masked import CCC_EPSILON, task_loss
-from heads.losses.multitask import MultiTaskLoss
+from heads.losses.masked import (
+    masked_asymmetric,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+    masked_smooth_l1,
+    masked_squared_error,
+)
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+SEEDS = st.integers(0, 2**32 - 1)
+EXPONENTS = st.floats(0, 5)
 
 
-def draw(*shape: int, seed: int = 0) -> tuple[Array, NDArray[np.bool_]]:
+def units(seed: int) -> tuple[Array, Array, Mask]:
+    """Logits, targets and mask of a few frames' action units; at least one element is valid."""
     rng = np.random.default_rng(seed)
-    return rng.normal(size=shape), rng.random(shape) < 0.6
+    logits = rng.normal(scale=rng.uniform(0.1, 6), size=(4, 3, 12))
+    valid = rng.random(logits.shape) < 0.6
+    valid[0, 0, 0] = True
+    return logits, (rng.random(logits.shape) < 0.4).astype(np.float64), valid
 
 
-def reference_bce(logits: Array, targets: Array, valid: NDArray[np.bool_]) -> float:
+def classes(seed: int) -> tuple[Array, NDArray[np.int64], Mask]:
+    rng = np.random.default_rng(seed)
+    valid = rng.random((4, 5)) < 0.6
+    valid[0, 0] = True
+    return rng.normal(scale=3, size=(4, 5, 8)), rng.integers(0, 8, (4, 5)), valid
+
+
+def tensors(*arrays: NDArray[np.generic]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def probability(logits: Array, targets: Array) -> Array:
+    """Of the target that is there."""
+    return np.asarray(1 / (1 + np.exp(-np.where(targets > 0, logits, -logits))))
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, EXPONENTS)
+def test_focal_of_action_units(seed: int, gamma: float) -> None:
+    logits, targets, valid = units(seed)
+    weights = np.random.default_rng(seed).uniform(0.1, 20, 12)
+    p = probability(logits, targets)
+    expected = (np.where(targets > 0, weights, 1) * (1 - p) ** gamma * -np.log(p))[valid].mean()
+    got = masked_binary_cross_entropy(
+        *tensors(logits, targets, valid), positive_weights=torch.from_numpy(weights), gamma=gamma
+    )
+    assert float(got) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, EXPONENTS, EXPONENTS, st.floats(0, 0.9))
+def test_asymmetric(seed: int, on_positive: float, on_negative: float, clip: float) -> None:
+    logits, targets, valid = units(seed)
     p = 1 / (1 + np.exp(-logits))
-    return float(-(targets * np.log(p) + (1 - targets) * np.log(1 - p))[valid].mean())
+    shifted = np.maximum(p - clip, 0)
+    positive = (1 - p) ** on_positive * np.log(p)
+    negative = shifted**on_negative * np.log(1 - shifted)
+    expected = -(targets * positive + (1 - targets) * negative)[valid].mean()
+    got = masked_asymmetric(*tensors(logits, targets, valid), gammas=(on_positive, on_negative), clip=clip)
+    assert float(got) == pytest.approx(expected, rel=1e-9)
 
 
-def reference_ce(logits: Array, targets: NDArray[np.int64], valid: NDArray[np.bool_]) -> float:
-    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    return float(-np.log(np.take_along_axis(p, targets[..., None], axis=-1)[..., 0])[valid].mean())
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_without_exponents_and_shift_all_are_binary_cross_entropy(seed: int) -> None:
+    logits, targets, valid = tensors(*units(seed))
+    weights = torch.linspace(0.2, 9, 12, dtype=torch.float64)
+    expected = nn.BCEWithLogitsLoss(reduction="none", pos_weight=weights)(logits, targets)[valid].mean()
+    plain = masked_binary_cross_entropy(logits, targets, valid, positive_weights=weights)
+    asymmetric = masked_asymmetric(logits, targets, valid, gammas=(0, 0), clip=0, positive_weights=weights)
+    assert float(plain) == pytest.approx(float(expected), rel=1e-12)
+    assert float(asymmetric) == pytest.approx(float(expected), rel=1e-12)
 
 
-def reference_ccc(x: Array, y: Array, valid: NDArray[np.bool_]) -> float:
-    x, y = x[valid], y[valid]
-    covariance = ((x - x.mean()) * (y - y.mean())).mean()
-    return float(1 - 2 * covariance / (x.var() + y.var() + (x.mean() - y.mean()) ** 2 + CCC_EPSILON))
+def test_a_shift_that_hardly_shifts_is_none() -> None:
+    logits, targets, valid = tensors(*units(3))
+    without = masked_asymmetric(logits, targets, valid, gammas=(1, 4), clip=0)
+    assert float(masked_asymmetric(logits, targets, valid, gammas=(1, 4), clip=1e-9)) == pytest.approx(float(without))
 
 
-def loss_of(task: str, outputs: Array, targets: NDArray[np.generic], valid: NDArray[np.bool_]) -> float:
-    return float(task_loss(task, torch.from_numpy(outputs), torch.from_numpy(targets), torch.from_numpy(valid)))
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.floats(0, 0.9), EXPONENTS)
+def test_expressions_with_smoothing_and_focus(seed: int, smoothing: float, gamma: float) -> None:
+    logits, targets, valid = classes(seed)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    wanted = (1 - smoothing) * np.eye(8)[targets] + smoothing / 8
+    own = np.exp(np.take_along_axis(log_p, targets[..., None], axis=-1))[..., 0]
+    expected = ((1 - own) ** gamma * -(wanted * log_p).sum(axis=-1))[valid].mean()
+    got = masked_cross_entropy(*tensors(logits, targets, valid), label_smoothing=smoothing, gamma=gamma)
+    assert float(got) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("shape", [(7,), (3, 5)])
-def test_action_units_against_numpy(shape: tuple[int, ...]) -> None:
-    logits, valid = draw(*shape, 12)
-    targets = (np.random.default_rng(1).random((*shape, 12)) < 0.3).astype(np.float64)
-    assert loss_of("au", logits, targets, valid) == pytest.approx(reference_bce(logits, targets, valid), abs=1e-12)
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(0, 0.9))
+def test_class_weights_and_smoothing_are_torchs_but_for_the_divisor(seed: int, smoothing: float) -> None:
+    logits, targets, valid = tensors(*classes(seed))
+    weights = torch.linspace(0.2, 4, 8, dtype=torch.float64)
+    theirs = nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)(logits[valid], targets[valid])
+    scale = weights[targets[valid]].sum() / valid.sum()  # torch divides by the weights, not by the rows
+    got = masked_cross_entropy(logits, targets, valid, class_weights=weights, label_smoothing=smoothing)
+    assert float(got) == pytest.approx(float(theirs * scale), rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(9,), (3, 5)])
-def test_expression_against_numpy(shape: tuple[int, ...]) -> None:
-    logits, _ = draw(*shape, 8)
-    _, valid = draw(*shape, seed=2)
-    targets = np.random.default_rng(1).integers(0, 8, shape)
-    assert loss_of("expr", logits, targets, valid) == pytest.approx(reference_ce(logits, targets, valid), abs=1e-12)
-
-
-@pytest.mark.parametrize("task", ["v", "a"])
-@pytest.mark.parametrize("shape", [(30,), (3, 9)])
-def test_concordance_against_numpy(task: str, shape: tuple[int, ...]) -> None:
-    prediction, valid = draw(*shape)
-    targets = draw(*shape, seed=3)[0]
-    expected = reference_ccc(prediction, targets, valid)
-    assert loss_of(task, prediction, targets, valid) == pytest.approx(expected, abs=1e-12)
-    assert loss_of(task, prediction[..., None], targets, valid) == pytest.approx(expected, abs=1e-12)
-
-
-def test_concordance_does_not_cancel_in_float32() -> None:
-    rng = np.random.default_rng(0)
-    x = 0.9 + 1e-4 * rng.normal(size=500)
-    y = x + 1e-5 * rng.normal(size=500)
-    valid = np.ones(500, dtype=bool)
-    got = task_loss("v", torch.from_numpy(x).float(), torch.from_numpy(y).float(), torch.from_numpy(valid))
-    assert float(got) == pytest.approx(reference_ccc(x, y, valid), abs=2e-3)
-
-
-CASES = {"au": (12, torch.float32), "expr": (8, torch.int64), "v": (1, torch.float32), "a": (1, torch.float32)}
-
-
-def batch(task: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    n_outputs, dtype = CASES[task]
-    outputs = torch.randn(4, 5, n_outputs, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    shape = (4, 5, 12) if task == "au" else (4, 5)
-    return outputs, torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=torch.bool)
-
-
-@pytest.mark.parametrize("task", CASES)
-def test_nothing_valid_costs_nothing_and_keeps_the_graph(task: str) -> None:
-    outputs, targets, valid = batch(task)
-    loss = task_loss(task, outputs, targets, valid)
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert outputs.grad is not None
-    assert not outputs.grad.any()
-
-
-@pytest.mark.parametrize("task", ["v", "a"])
-def test_one_valid_element_has_no_concordance(task: str) -> None:
-    outputs, targets, valid = batch(task)
-    valid[1, 2] = True
-    loss = task_loss(task, outputs, targets, valid)
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert outputs.grad is not None
-    assert not outputs.grad.any()
-
-
-@pytest.mark.parametrize("task", CASES)
-def test_what_is_masked_changes_neither_value_nor_gradient(task: str) -> None:
-    outputs, targets, valid = batch(task)
-    valid[:2] = True
-    loss = task_loss(task, outputs, targets, valid)
-    loss.backward()
-    spoilt = outputs.detach().clone()
-    spoilt[2:] = float("nan")
-    spoilt.requires_grad_()
-    other = targets.clone()
-    other[2:] = 7
-    again = task_loss(task, spoilt, other, valid)
-    again.backward()
-    assert float(again.detach()) == float(loss.detach())
-    assert outputs.grad is not None
-    assert spoilt.grad is not None
-    assert torch.equal(spoilt.grad[:2], outputs.grad[:2])
-    assert not spoilt.grad[2:].any()
-
-
-def test_a_constant_prediction_costs_one() -> None:
-    flat = torch.full((10,), 0.3)
-    assert float(task_loss("v", flat, flat, torch.ones(10, dtype=torch.bool))) == pytest.approx(1)
-
-
-def test_half_precision_is_computed_in_float32() -> None:
-    outputs, targets, valid = batch("au")
-    assert task_loss("au", outputs.bfloat16(), targets, valid | True).dtype == torch.float32
-
-
-def test_the_total_is_the_weighted_sum() -> None:
-    batches = {task: batch(task) for task in CASES}
-    outputs = {task: each[0] for task, each in batches.items()}
-    targets = {task: each[1] for task, each in batches.items()}
-    valid = {task: each[2] | True for task, each in batches.items()}
-    total, parts = MultiTaskLoss(weights={"au": 2.0, "v": 0.0, "a": 0.5})(outputs, targets, valid)
-    expected = 2 * parts["au"] + parts["expr"] + 0.5 * parts["a"]
-    assert float(total.detach()) == pytest.approx(float(expected))
-    assert list(parts) == ["au", "expr", "v", "a"]
-    only, some = MultiTaskLoss()({"v": outputs["v"]}, targets, valid)
-    assert list(some) == ["v"]
-    assert float(only.detach()) == float(some["v"])
-
-
-def test_shapes_and_names_are_checked() -> None:
-    outputs, targets, valid = batch("au")
-    with pytest.raises(ShapeError, match=r"task 'au' must agree, got \(4, 5, 12\), \(4, 5, 3\)"):
-        task_loss("au", outputs, targets[..., :3], valid)
-    with pytest.raises(ShapeError, match="task 'expr' must agree"):
-        task_loss("expr", batch("expr")[0], torch.zeros(4, 4, dtype=torch.int64), torch.zeros(4, 4, dtype=torch.bool))
-    with pytest.raises(UnknownNameError, match="no task 'va'"):
-        task_loss("va", outputs, targets, valid)
-    with pytest.raises(ConfigError, match="weight of task 'au' must be a number of at least 0, got -1"):
-        MultiTaskLoss(weights={"au": -1.0})
-    with pytest.raises(ConfigError, match="No task to sum over"):
-        MultiTaskLoss()({}, {}, {})
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(0.01, 2))
+def test_errors_of_affect(seed: int, beta: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, 4, 5))
+    valid = rng.random((4, 5)) < 0.6
+    valid[0, 0] = True
+    error = np.abs(x - y)[valid]
+    huber = np.where(error < beta, error**2 / (2 * beta), error - beta / 2).mean()
+    assert float(masked_squared_error(*tensors(x, y, valid))) == pytest.approx((error**2).mean(), rel=1e-12)
+    assert float(masked_smooth_l1(*tensors(x, y, valid), beta=beta)) == pytest.approx(huber, rel=1e-12)

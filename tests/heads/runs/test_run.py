@@ -80,7 +80,7 @@ def test_config_and_metrics_say_where_the_run_comes_from(tmp_path: Path, run: Ru
     run.save(tmp_path / "r")
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["encoders"] == {name: features.fingerprints[name] for name in ("mae", "au", "v")}
-    assert (config["dim"], config["selected_on"], config["frames"]) == (16, "val", features.frames.fingerprint)
+    assert (config["shapes"], config["selected_on"], config["frames"]) == (dict.fromkeys(config["encoders"], [16]), "val", features.frames.fingerprint)
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert list(metrics)[:5] == ["P", "ccc_valence", "ccc_arousal", "f1_expression", "f1_au"]
@@ -276,8 +276,8 @@ def test_damaged_runs(tmp_path: Path, run: Run) -> None:
     with pytest.raises(MissingFileError, match=r"has a file head\.safetensors; it is missing"):
         Run.load(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"format": 2}))
-    with pytest.raises(ConfigError, match="this one has format 2"):
+    (folder / "config.json").write_text(json.dumps(config | {"format": 1}))
+    with pytest.raises(ConfigError, match="this one has format 1"):
         Run.load(folder)
     (folder / "config.json").write_text(json.dumps(config | {"head": {"seq": 0}}))
     with pytest.raises(ConfigError, match=r"config\.json cannot be read: head: .*seq .* at least 1"):

@@ -1,0 +1,287 @@
+"""Fitting heads on s-Aff-Wild2's 168,097 labelled rows: steps, epochs and memory.
+
+Three embeddings of 768 columns, random, in a store of their own, loaded as a whole. Each head is measured twice.
+
+A training step of `fit` (windows shuffled and gathered, labels and masks, loss, optimiser; a few val rows scored, too)
+against what cannot be saved: forward, loss, backward, clipping and optimiser on one batch in place.
+
+An epoch of `fit` against the same module fed in the ordinary way: a Dataset that reads one window at a time from HDF5,
+and a DataLoader whose workers shuffle and collate. The file was written just before and lies in the page cache.
+
+Memory: the peak of a process of its own that opens the store and fits each head once, less the embeddings.
+"""
+
+import sys
+
+sys.path.append(sys.path.pop(0))  # this folder last: else `heads` would be this file instead of the package
+
+import resource
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from material import made_by, random_frames, random_rows
+from report import Measure, Options, parse_options, report, side_by_side, wall_s
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from featurestore.store import FeatureStore
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.epochs import EpochReport
+from heads.fitting.fit import fit
+from heads.fitting.parts import Parts, head_windows
+from heads.losses.multitask import MultiTaskLoss
+from heads.modules.config import HeadConfig
+from heads.modules.model import HeadModel
+
+DIM = 768
+ENCODERS = ("mae", "au", "v")
+N_ROWS, N_ROWS_QUICK = 168_097, 20_000
+VIDEO_ROWS = 370  # s-Aff-Wild2's median
+N_WORKERS = 2  # of the DataLoader
+SPARE_BYTES = 1_000_000_000  # what a fit may take beside the embeddings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A head, how many rows of it are an epoch here (the slow ones take fewer), and its bars."""
+
+    title: str
+    head: HeadConfig
+    n_rows: int
+    step_bar: float
+    epoch_bar: float
+
+
+CASES = (
+    Case(
+        title="linear, mae",
+        head=HeadConfig(encoder="mae", temporal="none"),
+        n_rows=N_ROWS,
+        step_bar=0.4,
+        epoch_bar=10,
+    ),
+    Case(
+        title="fusion, mae + au + v",
+        head=HeadConfig(encoder="mae", fuse=("au", "v"), temporal="none"),
+        n_rows=61_440,
+        step_bar=0.9,
+        epoch_bar=1.5,
+    ),
+    Case(
+        title="LSTM, mae, S = 20",
+        head=HeadConfig(encoder="mae"),
+        n_rows=15_360,
+        step_bar=0.9,
+        epoch_bar=1.15,
+    ),
+)
+
+
+def main() -> None:
+    """Measure and report."""
+    if sys.argv[1:2] == ["--fit-once"]:
+        fit_once(Path(sys.argv[2]))
+        return
+    options = parse_options(__doc__ or "")
+    measures = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder) / "features", N_ROWS_QUICK if options.quick else N_ROWS)
+        write_hdf5(store, Path(folder) / "rows.h5")
+        features = FeatureSet.load(store, ENCODERS)
+        for case in CASES:
+            measures += measure_case(case, features, Path(folder) / "rows.h5", options)
+        del features
+        measures.append(measure_memory(Path(folder) / "features", len(store.frames)))
+    report(measures, options)
+
+
+def measure_case(case: Case, features: FeatureSet, file: Path, options: Options) -> list[Measure]:
+    """A head's step against the module alone, and its epoch against a DataLoader's."""
+    training = FitConfig(epochs=2)
+    n_rows = min(case.n_rows // (8 if options.quick and case.head.temporal != "none" else 1), len(features.frames))
+    parts = some_rows(features, n_rows)
+    n_learned = int((parts.learned[:, 1] - parts.learned[:, 0]).sum())
+    batch_windows = training.batch_frames // case.head.seq
+    n_steps = -(-len(head_windows(features, case.head, parts.learned)) // batch_windows)
+    bare = BareStep(features, case.head, training, batch_windows * case.head.seq)
+    bare_s = partial(wall_s, partial(bare.run, n_steps))
+    ours_s = partial(epoch_s, features, case.head, training, parts)
+    ordinary = OrdinaryEpoch(features, case.head, training, parts, file)
+    budget_s = options.budget_s / 4
+    step = side_by_side(ours_s, bare_s, rounds=5, budget_s=budget_s)
+    epoch = side_by_side(ours_s, partial(wall_s, ordinary.run), rounds=3, budget_s=budget_s)
+    rates = [f"{n_learned / seconds:,.0f}" for seconds in (epoch.ours_s, step.other_s, epoch.other_s)]
+    detail = "; rows a second: {} fit, {} in place, {} ordinary".format(*rates)
+    rows = f"{n_learned:,} rows, {case.title}"
+    return [
+        Measure(
+            measure=f"training steps, {rows} : module on a batch in place",
+            value=step.ratio,
+            bar=case.step_bar,
+            detail=step.detail,
+        ),
+        Measure(
+            measure=f"epoch, {rows} : Dataset over HDF5, {N_WORKERS} workers",
+            value=epoch.ratio,
+            bar=case.epoch_bar,
+            detail=epoch.detail + detail,
+        ),
+    ]
+
+
+def measure_memory(store: Path, n_frames: int) -> Measure:
+    """The peak of a process that fits every head, less the embeddings, over the gigabyte it may take."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--fit-once", str(store)], check=True, capture_output=True, text=True
+    )
+    peak, embeddings = int(done.stdout), len(ENCODERS) * n_frames * DIM * 2
+    return Measure(
+        measure="memory of a process that fits all three, less embeddings : 1 GB",
+        value=(peak - embeddings) / SPARE_BYTES,
+        bar=1.0,
+        at_most=True,
+        detail=f"{peak / 1e9:.2f} GB peak, {embeddings / 1e9:.2f} GB embeddings",
+    )
+
+
+def fit_once(store: Path) -> None:
+    """Fit every head for an epoch and print the peak memory of this process in bytes."""
+    opened = FeatureStore.open(store)
+    features = FeatureSet.load(opened, ENCODERS)
+    for case in CASES:
+        fit(features, case.head, FitConfig(epochs=1), parts=some_rows(features, 8192))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def make_store(folder: Path, n_rows: int) -> FeatureStore:
+    """Random embeddings, labels and videos."""
+    videos = {f"{start:06d}": ("train", min(VIDEO_ROWS, n_rows - start)) for start in range(0, n_rows, VIDEO_ROWS)}
+    frames = random_frames(videos | {"val": ("val", 40)})
+    store = FeatureStore.create(folder, frames)
+    for seed, name in enumerate(ENCODERS):
+        rows = random_rows(len(frames), DIM, seed=seed)
+        with store.writer(name, made_by(name), row_shape=(DIM,)) as writer:
+            for task in writer.pending():
+                writer.append(task.start, rows[task.start : task.stop])
+    return store
+
+
+def write_hdf5(store: FeatureStore, file: Path) -> None:
+    """The same embeddings as people have them: one dataset an encoder."""
+    with h5py.File(file, "w") as opened:
+        for name in ENCODERS:
+            opened.create_dataset(name, data=store.embedding(name).load())
+
+
+def some_rows(features: FeatureSet, n_rows: int) -> Parts:
+    """Whole train videos of about so many rows to learn from; a small one judges, since only learning is meant."""
+    train = features.frames.segments("train")
+    n_videos = int(np.searchsorted(np.cumsum(train[:, 1] - train[:, 0]), n_rows)) + 1
+    return Parts(train[:n_videos], features.frames.segments("val"))
+
+
+def epoch_s(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> float:
+    """Seconds of a fit's second epoch: the first also sets up the optimiser's state, as no later one does."""
+    reports: list[EpochReport] = []
+    fit(features, head, training, parts=parts, on_epoch=reports.append)
+    return reports[-1].seconds
+
+
+class Learner:
+    """A head's module, its loss and its optimiser."""
+
+    def __init__(self, head: HeadConfig, training: FitConfig, device: torch.device) -> None:
+        self.head = head
+        self.model = HeadModel(head, dict.fromkeys(head.encoders, (DIM,))).to(device).train()
+        self.loss = MultiTaskLoss(weights=training.weights, config=training.loss)
+        self.loss.prepare(head.joint, device)
+        self.clip = training.gradient_clip
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+
+    def step(self, inputs: list[Tensor], targets: dict[str, Tensor], valid: dict[str, Tensor]) -> Tensor:
+        """One step; its loss, still on the device."""
+        total, _ = self.loss(self.model(inputs), targets, valid)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return total.detach()
+
+
+class BareStep(Learner):
+    """Steps on one batch in place."""
+
+    def __init__(self, features: FeatureSet, head: HeadConfig, training: FitConfig, batch_rows: int) -> None:
+        super().__init__(head, training, features.device)
+        shape = (batch_rows // head.seq, head.seq)
+        self.inputs = [torch.randn(*shape, DIM, device=features.device) for _ in head.encoders]  # (B, S, D), float32
+        labels = {task: features.target_tensors[task] for task in head.joint}
+        self.targets = {task: y[:batch_rows].reshape(*shape, *y.shape[1:]).clone() for task, (y, _) in labels.items()}
+        self.valid = {task: m[:batch_rows].reshape(*shape, *m.shape[1:]).clone() for task, (_, m) in labels.items()}
+
+    def run(self, n_steps: int) -> float:
+        """Take steps; their losses are read at the end, as fit does."""
+        totals = [self.step(self.inputs, self.targets, self.valid) for _ in range(n_steps)]
+        return float(torch.stack(totals).mean())
+
+
+class HdfWindows(Dataset[tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]]):
+    """One window at a time, as it is commonly written: rows from HDF5, labels from arrays."""
+
+    def __init__(self, features: FeatureSet, head: HeadConfig, parts: Parts, file: Path) -> None:
+        self.file, self.names, self.seq = file, head.encoders, head.seq
+        self.starts = [row for start, stop in parts.learned.tolist() for row in range(start, stop - self.seq, self.seq)]
+        self.labels = {task: tuple(map(torch.from_numpy, features.targets.of(task))) for task in head.joint}
+        self.opened: h5py.File | None = None  # an open file does not go through a fork
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        if self.opened is None:
+            self.opened = h5py.File(self.file, "r")
+        rows = slice(self.starts[number], self.starts[number] + self.seq)
+        inputs = [torch.from_numpy(self.opened[name][rows].astype(np.float32)) for name in self.names]
+        targets = {task: target[rows] for task, (target, _) in self.labels.items()}
+        return inputs, targets, {task: valid[rows] for task, (_, valid) in self.labels.items()}
+
+
+class OrdinaryEpoch(Learner):
+    """An epoch of the same module, fed by a DataLoader."""
+
+    def __init__(self, features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts, file: Path) -> None:
+        super().__init__(head, training, features.device)
+        self.device = features.device
+        self.loader = DataLoader(
+            HdfWindows(features, head, parts, file),
+            batch_size=training.batch_frames // head.seq,
+            shuffle=True,
+            num_workers=N_WORKERS,
+            persistent_workers=True,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def run(self) -> float:
+        """One epoch; the workers live on, so only the first pays for their start."""
+        totals = []
+        for inputs, targets, valid in self.loader:
+            placed = [each.to(self.device, non_blocking=True) for each in inputs]
+            on_device = [
+                {task: each.to(self.device, non_blocking=True) for task, each in labels.items()}
+                for labels in (targets, valid)
+            ]
+            totals.append(self.step(placed, *on_device))
+        return float(torch.stack(totals).mean())
+
+
+if __name__ == "__main__":
+    main()

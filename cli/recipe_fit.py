@@ -1,0 +1,99 @@
+"""`abaw fit-heads --recipe`: a whole system out of a recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .features import load_features
+
+if TYPE_CHECKING:
+    from heads.recipes.fitting import FitStep, FittedSystem
+    from heads.recipes.system import System
+
+
+def fit_recipe_of(
+    recipe: str,
+    *,
+    use: str,
+    seed: int,
+    calibrate_on: str,
+    folds: int | None,
+    epochs: int | None,
+    select_on: str,
+    device: str,
+    memory: str | None,
+    name: str | None,
+    force: bool,
+    json_: bool,
+    workspace: Path,
+) -> None:
+    """Fit a recipe by name or file, save the system, and print what came of it."""
+    from featurestore.errors import unknown_name
+    from heads.recipes.catalogue import find_recipe
+    from heads.recipes.fitting import fit_system
+    from heads.recipes.plan import SystemConfig
+    from heads.recipes.system import System, prepare_system_folder, system_name
+
+    from .console import print_json, progress_bar
+    from .recipe_commands import parse_use
+    from .workspace import open_workspace
+
+    if select_on not in ("val", "folds"):
+        raise unknown_name("place to pick epochs", select_on, ("val", "folds"))
+    config = SystemConfig(
+        recipe=find_recipe(recipe),
+        roles=parse_use(use),
+        seed=seed,
+        calibrate_on=calibrate_on,
+        folds=folds,
+        epochs=epochs,
+        select_on_folds=select_on == "folds",
+    )
+    opened = open_workspace(workspace)
+    features = load_features(opened.open_store(), config.recipe.on(config.roles).encoders, device, memory)
+    name = system_name(config) if name is None else name
+    folder = prepare_system_folder(opened.config.runs, name, config, features, force=force)
+    with progress_bar(f"fit {config.recipe.name}", "fits") as update:
+
+        def on_step(step: "FitStep") -> None:
+            fold = "" if step.fold is None else f", fold {step.fold}"
+            update(step.done, step.n_fits, f"{step.model}{fold}, epoch {step.epoch} of {step.n_epochs}")
+
+        fitted = fit_system(features, config, on_step=on_step)
+    system = System.from_fit(fitted, features, name=name)
+    system.save(folder, force=force)
+    if json_:
+        print_json({"system": name, "folder": str(folder), "seconds": fitted.seconds} | dict(system.metrics))
+        return
+    print_system(system, fitted, folder)
+
+
+def print_system(system: "System", fitted: "FittedSystem", folder: Path) -> None:
+    """What a system came to: raw and post-processed scores, what its parts weigh, and what they may have seen."""
+    from heads.calibration.blend import near_copies
+
+    from .console import stdout
+    from .render import calibration_lines, scores_table
+
+    record = system.record
+    if fitted.out_of_fold is not None:
+        n_folds = fitted.config.n_folds
+        stdout.print(scores_table(fitted.out_of_fold, title=f"{system.name}, train, out of {n_folds} folds"))
+    stdout.print(scores_table(fitted.raw_scores, title=f"{system.name}, val"))
+    if fitted.calibration is not None:
+        stdout.print(scores_table(fitted.scores, title=f"{system.name}, val, post-processed"))
+        for line in calibration_lines(fitted.calibration):
+            stdout.print(f"  {line}", markup=False)
+    for task, weights in fitted.blend.weights.items():
+        told = ", ".join(f"{weight:.2f} {member}" for member, weight in weights.items() if weight)
+        stdout.print(f"{task}: {told}", markup=False)
+    if fitted.errors is not None:
+        for line in near_copies(fitted.errors):
+            stdout.print(line, markup=False)
+    for line in record.stand_ins:
+        stdout.print(f"stand-in: {line}", markup=False)
+    seen = record.in_sample("val")
+    judged = f"epochs selected on {', '.join(record.selected_on)}"
+    judged += "" if record.calibrated_on is None else f", calibrated on {record.calibrated_on}"
+    stdout.print(judged + (f"; in-sample: {seen}" if seen else ""))
+    stdout.print(f"{record.parameters:,} parameters in {len(record.members)} models, {record.seconds:.1f} s")
+    stdout.print(f"{folder}", markup=False)

@@ -1,0 +1,47 @@
+"""What decides the numbers of a row, as a key: rows of one key are the same row."""
+
+import json
+from typing import Final
+
+import xxhash
+
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.modules.config import HeadConfig
+
+PROTOCOL: Final = 2
+"""Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
+
+
+def row_key(features: FeatureSet, task: str, head: HeadConfig, training: FitConfig) -> str:
+    """The xxh3-128 of all that decides a row's numbers; the device and the table's name are left out."""
+    return _digest(
+        {
+            "task": task,
+            "head": head.to_dict(),
+            "training": {name: value for name, value in training.to_dict().items() if name != "device"},
+            "data": row_data(features, head),
+        }
+    )
+
+
+def row_data(features: FeatureSet, head: HeadConfig) -> str:
+    """The xxh3-128 of what a head's row is computed from: embeddings of its encoders, frames, labels.
+
+    Raises
+    ------
+    KeyError
+        If the store lacks one of the encoders.
+    """
+    return _digest(
+        {
+            "protocol": PROTOCOL,
+            "encoders": {name: features.fingerprints[name] for name in head.encoders},
+            "frames": features.frames.fingerprint,
+            "labels": features.labels_digest,
+        }
+    )
+
+
+def _digest(decisive: dict[str, object]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())

@@ -1,0 +1,1 @@
+"""Post-processing fitted on predictions, and blends of them."""

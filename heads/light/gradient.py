@@ -1,0 +1,147 @@
+"""Fitting layers by gradient descent: AdamW over shuffled rows, stopped by a held-out fold of train.
+
+The rows lie on the device as a whole and a batch is one gather. What a loss is, its caller says; here it is only asked
+for some rows' loss.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featurestore.errors import PrecisionError
+from heads.arrays import IntArray
+from heads.fitting.seeding import seeded
+
+from .config import LightConfig
+from .holdout import hold_out
+from .layers import Layers
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs (B, n_outputs), numbers of their rows (B,)) -> their loss, a scalar."""
+
+_BLOCK_ROWS: Final = 65536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Descended:
+    """Layers, and the epoch that was best on the held-out fold, or the last one."""
+
+    layers: Layers
+    epoch: int
+
+
+def fit_layers(
+    X: Tensor,
+    rows: IntArray,
+    loss: Loss,
+    n_outputs: int,
+    groups: IntArray,
+    config: LightConfig,
+) -> Descended:
+    """Fit layers.
+
+    Parameters
+    ----------
+    X : shape (n_all, n_columns), float32
+        On the device that it is fitted on.
+    rows : shape (n,), int64
+        Those of its rows that are learned from.
+    loss
+        Of outputs; it is given numbers in 0 .. n - 1, places in `rows`.
+    n_outputs
+        Columns of the outputs.
+    groups : shape (n,)
+        Of which whole ones are held out.
+    config
+        Hidden layers, of ``mlp``; rate, decay, epochs, stopping, seed.
+
+    Raises
+    ------
+    ShapeError
+        If something is to be held out, and there is one group only.
+    PrecisionError
+        If the loss is no longer a number.
+    """
+    table = torch.from_numpy(rows).to(X.device)
+    places = np.arange(len(rows))
+    descent = _Descent(X, table, loss, config, [X.shape[1], *config.hidden_layers, n_outputs])
+    if not config.early_stopping_rounds:
+        return Descended(descent.run(places, None, config.epochs)[0], config.epochs)
+    held = hold_out(groups, config.held_out, seed=config.seed)
+    layers, epoch = descent.run(places[~held], places[held], config.epochs)
+    if config.refit:
+        layers, _ = descent.run(places, None, epoch)
+    return Descended(layers, epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Descent:
+    X: Tensor
+    table: Tensor
+    loss: Loss
+    config: LightConfig
+    widths: list[int]
+
+    def run(self, learned: IntArray, judged: IntArray | None, epochs: int) -> tuple[Layers, int]:
+        """The layers of the best epoch, and which it was; of the last one where nothing judges."""
+        config, device = self.config, self.X.device
+        with seeded(config.seed, device):
+            network = _network(self.widths, config.dropout).to(device)
+            optimizer = torch.optim.AdamW(
+                network.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True
+            )
+            order = np.random.default_rng(config.seed)
+            best_loss, best_epoch, best = np.inf, 0, network.state_dict()
+            for epoch in range(1, epochs + 1):
+                shuffled = torch.from_numpy(order.permutation(learned)).to(device)
+                self._train(network, optimizer, shuffled)
+                if judged is None:
+                    best_epoch, best = epoch, network.state_dict()
+                    continue
+                judged_loss = self._judge(network, torch.from_numpy(judged).to(device))
+                if judged_loss < best_loss:
+                    best_loss, best_epoch, best = judged_loss, epoch, copy.deepcopy(network.state_dict())
+                if epoch - best_epoch >= config.early_stopping_rounds:
+                    break
+        if not all(torch.isfinite(each).all() for each in best.values()) or not best_epoch:
+            raise PrecisionError(
+                f"The weights of a light head became infinite (learning rate {config.rate}). Lower the learning rate, "
+                "or normalise the inputs."
+            )
+        network.load_state_dict(best)
+        return _read_out(network), best_epoch
+
+    def _train(self, network: nn.Sequential, optimizer: torch.optim.Optimizer, shuffled: Tensor) -> None:
+        network.train()
+        for places in torch.split(shuffled, self.config.batch_rows):
+            loss = self.loss(network(self.X[self.table[places]]), places)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+
+    @torch.inference_mode()
+    def _judge(self, network: nn.Sequential, places: Tensor) -> float:
+        network.eval()
+        outputs = [network(self.X[self.table[block]]) for block in torch.split(places, _BLOCK_ROWS)]
+        return float(self.loss(torch.cat(outputs), places))
+
+
+def _network(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths[:-1]):
+        parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*parts, nn.Linear(widths[-2], widths[-1]))
+
+
+def _read_out(network: nn.Sequential) -> Layers:
+    linear = [part for part in network if isinstance(part, nn.Linear)]
+    return Layers(
+        tuple(part.weight.detach().cpu().double().numpy() for part in linear),
+        tuple(part.bias.detach().cpu().double().numpy() for part in linear),
+    )

@@ -1,0 +1,68 @@
+"""What a task puts out of its state.
+
+The ABAW7 winner (Netease Fuxi) has one Linear a task. AIM3-RUC (ABAW4) has dropout, then Linear, ReLU and dropout for
+each width of 512 and 256, then a Linear; what it feeds back of a task is the last of these layers. V and A go
+through tanh in both here; AIM3's code leaves them unbounded, which the challenge's range does not ask for.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from heads.tasks import task_named
+
+from .config import HeadConfig
+
+
+class TaskOutput(nn.Module):
+    """One task's layers from its state to its logits.
+
+    Parameters
+    ----------
+    task
+        Its name.
+    in_width
+        H, columns of the state.
+    config
+        `hidden` and `hidden_dropout` are read.
+    """
+
+    def __init__(self, task: str, in_width: int, config: HeadConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Dropout(config.hidden_dropout)] if config.hidden else []
+        width = in_width
+        for each in config.hidden:
+            layers += [nn.Linear(width, each), nn.ReLU(), nn.Dropout(config.hidden_dropout)]
+            width = each
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(width, task_named(task).n_outputs)
+
+    @property
+    def hidden_width(self) -> int:
+        """Columns of the last hidden layer; the state's, if there is none."""
+        return self.output.in_features
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """The last hidden layer.
+
+        Parameters
+        ----------
+        states : shape (B, S, H)
+
+        Returns
+        -------
+        shape (B, S, hidden_width), after its ReLU and dropout; the states themselves, if there is no such layer.
+        """
+        last: Tensor = self.layers(states)
+        return last
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The task's logits, (B, S, H) -> (B, S, n_outputs); of ``v`` and ``a`` before tanh."""
+        logits: Tensor = self.output(self.hidden(states))
+        return logits
+
+
+def in_range(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Logits as a head puts them out: those of ``v`` and ``a`` through tanh, so in [-1, 1]; others as they are."""
+    return {task: torch.tanh(values) if task in ("v", "a") else values for task, values in logits.items()}

@@ -1,0 +1,119 @@
+"""What the fit of a recipe comes to: models on encoders of the store, seeds, folds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from featurestore.errors import unknown_name
+from heads.calibration.config import PostConfig
+from heads.fitting.config import FitConfig
+from heads.light.config import LightConfig
+from heads.runs.making import CALIBRATE_ON, N_FOLDS
+
+from .member import Member
+from .recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemConfig:
+    """What is fitted, and what the fit may look at.
+
+    Attributes
+    ----------
+    recipe
+        Its encoders are roles.
+    roles
+        Role -> encoder of the store, of those that another encoder plays.
+    seed
+        Of the first fit of each model; further ones count on from it.
+    calibrate_on
+        ``"train"`` (out of fold), ``"val"``, or ``"none"``: no post-processing.
+    folds
+        In place of the recipe's.
+    epochs
+        In place of those of every model that has some, commonly fewer: to try something out.
+    select_on_folds
+        Whether the folds pick the epochs, so that val has no part in the fit.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such split to calibrate on, or no such role.
+    ConfigError
+        If roles of one model are played by one encoder.
+    """
+
+    recipe: Recipe
+    roles: Mapping[str, str]
+    seed: int = 1
+    calibrate_on: str = "train"
+    folds: int | None = None
+    epochs: int | None = None
+    select_on_folds: bool = False
+
+    def __post_init__(self) -> None:
+        known = (*CALIBRATE_ON, "none")
+        if self.calibrate_on not in known:
+            raise unknown_name("split to calibrate on", self.calibrate_on, known)
+        self.recipe.on(self.roles)
+
+    @property
+    def post(self) -> PostConfig:
+        """What is calibrated."""
+        return PostConfig() if self.calibrate_on == "none" else self.recipe.post
+
+    @property
+    def n_folds(self) -> int | None:
+        """In how many folds each model is fitted once more; None if it is not."""
+        asked = self.folds or self.recipe.folds
+        calibrates = not self.post.is_empty and self.calibrate_on == "train"
+        needed = self.recipe.blend.looks_at_train or calibrates or self.select_on_folds
+        return N_FOLDS if asked is None and needed else asked
+
+    def fits(self) -> "tuple[tuple[Piece, ...], ...]":
+        """The fits that make the system, each with the pieces that come of it."""
+        recipe = self.recipe.on(self.roles)
+        return tuple(tuple(_pieces(member, self, number)) for member in recipe.models for number in range(recipe.seeds))
+
+    def pieces(self) -> "tuple[Piece, ...]":
+        """All pieces of all fits."""
+        return tuple(piece for fit in self.fits() for piece in fit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What answers some tasks: a fit of a model with one seed, at the epoch that its score or a task's own picks.
+
+    Attributes
+    ----------
+    name
+        Of its folder.
+    member
+        The model, on encoders of the store.
+    tasks
+        What it answers.
+    training
+        With seed and epochs; of a light head what it takes nothing of.
+    """
+
+    name: str
+    member: Member
+    tasks: tuple[str, ...]
+    training: FitConfig
+
+
+def _pieces(member: Member, config: SystemConfig, number: int) -> Iterator[Piece]:
+    """The fits of a model with its `number`-th seed, from 0."""
+    seed = config.seed + number
+    name = member.name if number == 0 else f"{member.name}.seed{number + 1}"
+    head = member.head
+    if isinstance(head, LightConfig):
+        head = replace(head, seed=seed, epochs=config.epochs or head.epochs)
+    seeded = replace(member, head=head)
+    training = replace(member.training or FitConfig(), seed=seed)
+    if config.epochs is not None:
+        training = replace(training, epochs=config.epochs)
+    if not member.epoch_per_task:
+        yield Piece(name=name, member=seeded, tasks=member.tasks, training=training)
+        return
+    for task in member.tasks:
+        yield Piece(name=f"{name}.{task}", member=seeded, tasks=(task,), training=replace(training, select=task))

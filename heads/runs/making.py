@@ -1,0 +1,266 @@
+"""From a configuration to a run: fitted, judged, and if asked for calibrated on train by predictions out of fold.
+
+What a fit may look at is said here once. The epoch (for a light head, the number of trees) is picked on val, or by all
+folds of train together, or not at all. Post-processing is calibrated on out-of-fold predictions of train, each from a
+model that never saw the video; or, if it is asked for by name, on val, and then the score there is in-sample.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from featurestore.errors import ConfigError, unknown_name
+from heads.arrays import IntArray
+from heads.calibration.calibrate import calibrate
+from heads.calibration.calibration import Calibration
+from heads.calibration.config import PostConfig
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.epochs import EpochReport
+from heads.fitting.fit import FittedHead, fit, fit_each, score_rows
+from heads.fitting.folds import video_folds
+from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport, fit_folds_each
+from heads.fitting.parts import Parts
+from heads.light.config import LightConfig
+from heads.light.fit import FittedLight, fit_light
+from heads.modules.config import HeadConfig
+from heads.scoring.predictions import Predictions
+from heads.scoring.scores import Scores
+
+N_FOLDS: Final = 5
+"""For out-of-fold predictions, unless another number is asked for."""
+CALIBRATE_ON: Final = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What a fit is judged and post-processed by.
+
+    Attributes
+    ----------
+    post
+        What is calibrated; nothing by default.
+    calibrate_on
+        ``"train"``: out-of-fold predictions of it; ``"val"``: the score there is then in-sample.
+    folds
+        Out-of-fold fits; None for none, unless the calibration needs them (`N_FOLDS` then).
+    select_on_folds
+        Whether the folds pick the epoch, so that val has no part in the fit.
+    fold_seed
+        Of which videos go together.
+    """
+
+    post: PostConfig = field(default_factory=PostConfig)
+    calibrate_on: str = "train"
+    folds: int | None = None
+    select_on_folds: bool = False
+    fold_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.calibrate_on not in CALIBRATE_ON:
+            raise ConfigError(str(unknown_name("split to calibrate on", self.calibrate_on, CALIBRATE_ON)))
+
+    @property
+    def n_folds(self) -> int | None:
+        """How many folds are fitted; None if no fold is."""
+        needed = self.select_on_folds or (not self.post.is_empty and self.calibrate_on == "train")
+        return N_FOLDS if self.folds is None and needed else self.folds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfFold:
+    """Predictions of train by models that did not see the video.
+
+    Attributes
+    ----------
+    predictions, scores
+        Of all train rows.
+    n_folds
+        How many models.
+    epoch
+        That the folds kept; None of a light head.
+    seconds
+        Of all fits.
+    """
+
+    predictions: Predictions
+    scores: Scores
+    n_folds: int
+    epoch: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A fitted head with what it is judged by.
+
+    Attributes
+    ----------
+    fitted
+        On all of train.
+    out_of_fold
+        Of train, if folds were fitted.
+    calibration
+        If something was asked for.
+    predictions, scores
+        Of val, post-processed; without a calibration those of the fit.
+    """
+
+    fitted: FittedHead | FittedLight
+    out_of_fold: OutOfFold | None
+    calibration: Calibration | None
+    predictions: Predictions
+    scores: Scores
+
+    @classmethod
+    def plain(cls, fitted: FittedHead | FittedLight) -> "Made":
+        """A fit without folds and without calibration."""
+        return cls(
+            fitted=fitted, out_of_fold=None, calibration=None, predictions=fitted.predictions, scores=fitted.scores
+        )
+
+
+def make(
+    features: FeatureSet,
+    config: HeadConfig | LightConfig,
+    training: FitConfig,
+    judging: Judging | None = None,
+    *,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_fold: Callable[[FoldReport], None] | None = None,
+) -> Made:
+    """Fit a head, out of fold first where that is asked for.
+
+    Parameters
+    ----------
+    features
+        With every encoder of the head.
+    config
+        A neural head, or a light one.
+    training
+        How a neural head is fitted; of it a light one takes nothing.
+    judging
+        Folds and calibration; by default neither.
+    on_epoch, on_fold
+        Called after each epoch of the fit, and of a fold's.
+
+    Raises
+    ------
+    ConfigError, ShapeError, PrecisionError
+        As `fit`, `fit_folds` and `fit_light` do.
+    """
+    return make_each(features, config, training, (training.select,), judging, on_epoch=on_epoch, on_fold=on_fold)[0]
+
+
+def make_each(
+    features: FeatureSet,
+    config: HeadConfig | LightConfig,
+    training: FitConfig,
+    selects: Sequence[str],
+    judging: Judging | None = None,
+    *,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_fold: Callable[[FoldReport], None] | None = None,
+) -> tuple[Made, ...]:
+    """What `make` does for each of several scores that pick an epoch, at the cost of one fit (see `fit_each`).
+
+    Where the folds pick the epochs, which then differ, the folds are fitted once and the head once a score. A light
+    head has no epochs: its one fit stands for all.
+    """
+    judging = judging or Judging()
+    held_out: Sequence[OutOfFold | None] = [None] * len(selects)
+    if judging.n_folds is not None:
+        folds = video_folds(features.frames, judging.n_folds, seed=judging.fold_seed)
+        held_out = out_of_fold_each(features, config, training, selects, folds, on_fold=on_fold)
+    fitted: Sequence[FittedHead | FittedLight]
+    if isinstance(config, LightConfig):
+        fitted = [fit_light(features, config)] * len(selects)
+    elif judging.select_on_folds:
+        ends = [
+            replace(training, select=select, epochs=each.epoch, select_on="last")
+            for select, each in zip(selects, held_out, strict=True)
+            if each is not None and each.epoch is not None
+        ]
+        fitted = [fit(features, config, each, on_epoch=on_epoch) for each in ends]
+    else:
+        fitted = fit_each(features, config, training, selects, on_epoch=on_epoch)
+    return tuple(_judged(features, judging, each, folded) for each, folded in zip(fitted, held_out, strict=True))
+
+
+def _judged(
+    features: FeatureSet, judging: Judging, fitted: FittedHead | FittedLight, out_of_fold: OutOfFold | None
+) -> Made:
+    if judging.post.is_empty:
+        return replace(Made.plain(fitted), out_of_fold=out_of_fold)
+    held_out = out_of_fold.predictions if judging.calibrate_on == "train" and out_of_fold is not None else None
+    calibration = calibrate(
+        fitted.predictions if held_out is None else held_out,
+        features.targets,
+        judging.post,
+        video_ids=features.video_ids,
+        frame_numbers=features.frame_numbers,
+        fitted_on="val" if held_out is None else OUT_OF_FOLD,
+    )
+    predictions = calibrated(calibration, fitted.predictions, features)
+    return Made(
+        fitted=fitted,
+        out_of_fold=out_of_fold,
+        calibration=calibration,
+        predictions=predictions,
+        scores=score_rows(features, predictions),
+    )
+
+
+def calibrated(calibration: Calibration | None, predictions: Predictions, features: FeatureSet) -> Predictions:
+    """Predictions of rows of some features, post-processed if there is a calibration."""
+    if calibration is None:
+        return predictions
+    return calibration.apply(predictions, video_ids=features.video_ids, frame_numbers=features.frame_numbers)
+
+
+def out_of_fold_each(
+    features: FeatureSet,
+    config: HeadConfig | LightConfig,
+    training: FitConfig,
+    selects: Sequence[str],
+    folds: IntArray,
+    *,
+    on_fold: Callable[[FoldReport], None] | None = None,
+) -> tuple[OutOfFold, ...]:
+    """Predict train out of fold, by either kind of head, once for each score that picks an epoch.
+
+    Parameters
+    ----------
+    features, config, training, selects
+        As in `make_each`.
+    folds : shape (n_frames,), int64
+        As `video_folds` gives them.
+    on_fold
+        Called after each epoch of each fold; for a light head after each fold.
+    """
+    n_folds = int(folds.max(initial=-1)) + 1
+    if isinstance(config, HeadConfig):
+        return tuple(
+            OutOfFold(
+                predictions=each.predictions,
+                scores=each.scores,
+                n_folds=n_folds,
+                epoch=each.epoch,
+                seconds=each.seconds,
+            )
+            for each in fit_folds_each(features, config, training, selects, folds, on_epoch=on_fold)
+        )
+    fits = []
+    for number in range(n_folds):
+        fits.append(fit_light(features, config, parts=Parts.of_fold(features, folds, number)))
+        if on_fold is not None:
+            on_fold(FoldReport(number + 1, n_folds, 1, 1))
+    predictions = Predictions.concatenated([each.predictions for each in fits])
+    made = OutOfFold(
+        predictions=predictions,
+        scores=score_rows(features, predictions),
+        n_folds=n_folds,
+        epoch=None,
+        seconds=sum(each.seconds for each in fits),
+    )
+    return (made,) * len(selects)

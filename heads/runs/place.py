@@ -1,0 +1,84 @@
+"""Where a run goes: its name, and what may be replaced there."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from featurestore.errors import ConfigError, FileExistsAlreadyError
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.light.config import LightConfig
+from heads.modules.config import HeadConfig
+
+from .making import Judging
+from .record import CONFIG_FILE, fit_configuration, read_record
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")
+
+
+def prepare_folder(
+    runs: Path,
+    name: str,
+    head: HeadConfig | LightConfig,
+    training: FitConfig,
+    features: FeatureSet,
+    *,
+    judging: Judging | None = None,
+    force: bool = False,
+) -> Path:
+    """The folder of a run that is to be fitted; what `Run.save` would refuse is refused before the fit.
+
+    Raises
+    ------
+    ConfigError
+        If the name cannot be a folder's in `runs`.
+    FileExistsAlreadyError
+        As `Run.save` does.
+    """
+    check_run_name(name)
+    configuration = fit_configuration(
+        head, training, judging or Judging(), features.fingerprints, frames=features.frames.fingerprint
+    )
+    check_place(configuration, runs / name, force=force)
+    return runs / name
+
+
+def check_run_name(name: str) -> None:
+    """Refuse a name that cannot be a folder's.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a run: use letters, digits and . _ @ + -, a letter or digit first. Choose another."
+        )
+
+
+def check_place(configuration: Mapping[str, JsonValue], directory: Path, *, force: bool) -> None:
+    """Refuse a folder that holds another run, or something that is none; with `force` only the latter.
+
+    Raises
+    ------
+    FileExistsAlreadyError
+        If it does.
+    """
+    if not directory.exists():
+        return
+    if not (directory / CONFIG_FILE).is_file() and (directory.is_file() or any(directory.iterdir())):
+        raise FileExistsAlreadyError(
+            f"A run is written to a new folder, but {directory} holds something that is not a run. "
+            "Choose another name with --name."
+        )
+    if force or not (directory / CONFIG_FILE).is_file():
+        return
+    if read_record(directory).configuration() != configuration:
+        raise FileExistsAlreadyError(
+            f"A run of another configuration is in the way (run: {directory}). "
+            "Choose another name with --name, or replace it with --force."
+        )

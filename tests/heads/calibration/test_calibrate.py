@@ -1,0 +1,353 @@
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featurestore.errors import ConfigError
+from heads.calibration.calibrate import calibrate
+from heads.calibration.calibration import Affine, Calibration
+from heads.calibration.config import PostConfig
+from heads.calibration.smoothing import Smoothing
+from heads.features.targets import Targets
+from heads.scoring.predictions import Predictions
+from heads.scoring.scores import part_scores
+from heads.tasks import TASKS
+
+EVERYTHING = PostConfig(
+    smoothing={"v": "box", "a": "gaussian", "expr": "exp"}, thresholds=True, class_bias=True, rescale=True
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Labels that move slowly within videos, and the `logits` and `units` that they were drawn from."""
+
+    targets: Targets
+    video_ids: NDArray[np.int64]
+    frame_numbers: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    units: NDArray[np.float64]
+
+    def predictions(
+        self,
+        *,
+        noise: float = 0.0,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        bias: NDArray[np.float64] | None = None,
+        unit_shift: float = 0.0,
+        seed: int = 1,
+    ) -> Predictions:
+        """Of all rows: V and A as ``scale * label + offset``, everything with noise, logits shifted."""
+        rng = np.random.default_rng(seed)
+        n = len(self.targets)
+        logits = self.logits + (0 if bias is None else bias) + 4 * noise * rng.normal(size=(n, 8))
+        units = self.units + unit_shift + 4 * noise * rng.normal(size=(n, 12))
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return Predictions(
+            rows=np.arange(n),
+            valence=np.clip(scale * self.targets.valence + offset + noise * rng.normal(size=n), -1, 1),
+            arousal=np.clip(scale * self.targets.arousal + offset + noise * rng.normal(size=n), -1, 1),
+            expression=exponents / exponents.sum(axis=1, keepdims=True),
+            action_units=1 / (1 + np.exp(-units)),
+        )
+
+    def half(self, predictions: Predictions, which: int) -> Predictions:
+        """Of every second video: 0 to fit on, 1 to judge by."""
+        return predictions.where(self.video_ids[predictions.rows] % 2 == which)
+
+    def score(self, predictions: Predictions, task: str) -> float:
+        """The task's part of P."""
+        return part_scores(self.targets.take(predictions.rows), predictions)[TASKS[task].part]
+
+
+def make_case(*, seed: int = 0, n_videos: int = 24, n_rows: int = 100, slow: int = 20) -> Case:
+    rng = np.random.default_rng(seed)
+    n = n_videos * n_rows
+    video = np.repeat(np.arange(n_videos), n_rows)
+    window = np.hanning(slow + 2)[1:-1]
+    window /= np.sqrt((window**2).sum())
+
+    def wander(width: int) -> NDArray[np.float64]:
+        columns = [np.convolve(rng.normal(size=n + slow - 1), window, mode="valid") for _ in range(width)]
+        return np.stack(columns, axis=1)
+
+    latent, logits, units = wander(2), 2 * wander(8), 2 * wander(12) - 1
+    targets = Targets(
+        valence=np.tanh(latent[:, 0]).astype(np.float32),
+        arousal=np.tanh(latent[:, 1]).astype(np.float32),
+        expression=(logits + rng.gumbel(size=(n, 8)) * 0.5).argmax(axis=1),
+        action_units=(units + rng.logistic(size=(n, 12)) * 0.5 > 0).astype(np.float32),
+        valid_valence=rng.random(n) < 0.8,
+        valid_arousal=rng.random(n) < 0.8,
+        valid_expression=rng.random(n) < 0.8,
+        valid_action_units=rng.random((n, 12)) < 0.8,
+    )
+    frames = np.concatenate([np.cumsum(rng.integers(1, 9, n_rows)) for _ in range(n_videos)])
+    return Case(targets, video, frames, logits, units)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return make_case()
+
+
+def fitted(case: Case, predictions: Predictions, config: PostConfig, *, fitted_on: str = "train") -> Calibration:
+    """On the even videos."""
+    return calibrate(
+        case.half(predictions, 0),
+        case.targets,
+        config,
+        video_ids=case.video_ids,
+        frame_numbers=case.frame_numbers,
+        fitted_on=fitted_on,
+    )
+
+
+def gain(case: Case, predictions: Predictions, calibration: Calibration, task: str) -> float:
+    """What it brings on the odd videos, which it was not fitted on."""
+    held = case.half(predictions, 1)
+    after = calibration.apply(held, video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    return case.score(after, task) - case.score(held, task)
+
+
+def test_thresholds_undo_a_shift(case: Case) -> None:
+    honest, shifted = case.predictions(), case.predictions(unit_shift=-2.2)
+    calibration = fitted(case, shifted, PostConfig(thresholds=True))
+    assert calibration.thresholds is not None
+    assert np.median(calibration.thresholds) == pytest.approx(0.1)  # sigmoid(-2.2)
+    assert gain(case, shifted, calibration, "au") > 0.1
+    held = calibration.apply(case.half(shifted, 1), video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    assert case.score(held, "au") == pytest.approx(case.score(case.half(honest, 1), "au"), abs=0.01)
+    assert (held.of("au") == case.half(shifted, 1).of("au")).all()
+
+
+def test_class_bias_undoes_a_prior(case: Case) -> None:
+    bias = np.array([3.0, -2, -2, 0, 2, 0, 0, -2])
+    shifted = case.predictions(bias=bias)
+    calibration = fitted(case, shifted, PostConfig(class_bias=True))
+    assert calibration.class_bias is not None
+    assert np.abs(np.array(calibration.class_bias) + bias - bias.mean()).max() < 0.8
+    assert gain(case, shifted, calibration, "expr") > 0.2
+    held = calibration.apply(case.half(shifted, 1), video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    assert case.score(held, "expr") == pytest.approx(case.score(case.half(case.predictions(), 1), "expr"), abs=0.02)
+    assert held.of("expr").sum(axis=1) == pytest.approx(1)
+
+
+def test_rescaling_undoes_an_affine(case: Case) -> None:
+    bent = case.predictions(scale=0.3, offset=0.2)
+    calibration = fitted(case, bent, PostConfig(rescale=True))
+    for task in ("v", "a"):
+        assert calibration.rescale[task].scale == pytest.approx(1 / 0.3, abs=1e-3)
+        assert calibration.rescale[task].offset == pytest.approx(-0.2 / 0.3, abs=1e-3)
+        held = calibration.apply(case.half(bent, 1), video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+        assert case.score(held, task) == pytest.approx(1, abs=1e-3)
+        assert np.abs(held.of(task)).max() <= 1
+    step = next(step for step in calibration.steps if step.of == "v")
+    assert (step.name, step.is_kept) == ("rescale", True)
+    assert step.before == pytest.approx(case.score(case.half(bent, 0), "v"))
+    assert step.after == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["box", "gaussian", "exp"])
+def test_smoothing_removes_noise(case: Case, kind: str) -> None:
+    noisy = case.predictions(noise=0.5)
+    config = PostConfig(
+        smoothing=dict.fromkeys(TASKS, kind), widths=dict.fromkeys(TASKS, (900.0,)) if kind == "exp" else {}
+    )
+    calibration = fitted(case, noisy, config)
+    assert set(calibration.smoothing) == set(TASKS)
+    for task in TASKS:
+        assert gain(case, noisy, calibration, task) > 0.05
+    assert [step.is_kept for step in calibration.steps] == [True] * 4
+
+
+def test_smoothing_and_rescaling_are_chosen_for_what_they_do_together() -> None:
+    case = make_case(slow=60)
+    noisy = case.predictions(noise=0.9, scale=0.5)
+    alone = fitted(case, noisy, PostConfig(smoothing={"v": "box"}))
+    together = fitted(case, noisy, PostConfig(smoothing={"v": "box"}, rescale=True))
+    assert together.smoothing["v"].width >= alone.smoothing["v"].width
+    after_alone = fitted(
+        case,
+        alone.apply(noisy, video_ids=case.video_ids, frame_numbers=case.frame_numbers),
+        PostConfig(rescale=True),
+    )
+    one_after_the_other = replace(after_alone, smoothing=alone.smoothing)
+    assert gain(case, noisy, together, "v") >= gain(case, noisy, one_after_the_other, "v") - 1e-9
+    assert gain(case, noisy, together, "v") > gain(case, noisy, alone, "v") + 0.05
+
+
+def test_nothing_is_kept_where_nothing_helps(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    targets = case.targets
+    n = len(targets)
+    right = Predictions(
+        rows=np.arange(n),
+        valence=targets.valence.astype(np.float64),
+        arousal=targets.arousal.astype(np.float64),
+        expression=0.6 * np.eye(8)[targets.expression] + 0.4 * rng.dirichlet(np.ones(8), n),
+        action_units=np.where(targets.action_units > 0.5, rng.uniform(0.51, 1, (n, 12)), rng.uniform(0, 0.5, (n, 12))),
+    )
+    calibration = fitted(case, right, EVERYTHING)
+    assert calibration.is_empty
+    assert len(calibration.steps) == 3 + 2 + 1 + 12
+    assert not any(step.is_kept for step in calibration.steps)
+    held = case.half(right, 1)
+    same = calibration.apply(held, video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    for task in TASKS:
+        assert (same.of(task) == held.of(task)).all()
+    assert same.thresholds is None
+
+
+def test_pure_chance_is_not_learned(case: Case) -> None:
+    rng = np.random.default_rng(1)
+    n = len(case.targets)
+    labels = replace(case.targets, action_units=(rng.random((n, 12)) < 0.5).astype(np.float32))
+    chance = replace(case, targets=labels)
+    predictions = Predictions(rows=np.arange(n), action_units=0.5 + 0.001 * rng.normal(size=(n, 12)))
+    # Saying always is the best answer to chance; a threshold of .4 says it.
+    calibration = fitted(chance, predictions, PostConfig(thresholds=True))
+    assert calibration.thresholds is not None
+    assert set(calibration.thresholds) == {0.4}
+    assert gain(chance, predictions, calibration, "au") > 0.1
+
+
+def test_a_step_is_judged_on_videos_that_it_was_not_fitted_on() -> None:
+    """A shift that every video needs another of: fitted on all it seems to help, held out it does not."""
+    case = make_case(seed=3, n_videos=6, n_rows=60)
+    rng = np.random.default_rng(5)
+    biases = rng.normal(size=(6, 8)) * 2.5
+    shifted = case.predictions(bias=biases[case.video_ids])
+    calibration = calibrate(
+        shifted,
+        case.targets,
+        PostConfig(class_bias=True, n_folds=6),
+        video_ids=case.video_ids,
+        frame_numbers=case.frame_numbers,
+        fitted_on="train",
+    )
+    (step,) = calibration.steps
+    assert step.after < step.before
+    assert not step.is_kept
+    assert calibration.class_bias is None
+
+
+def test_labels_of_other_rows_are_not_read(case: Case) -> None:
+    noisy = case.predictions(noise=0.5, bias=np.arange(8) / 3, scale=0.5, unit_shift=-1)
+    calibration = fitted(case, noisy, EVERYTHING)
+    assert not calibration.is_empty
+    rng = np.random.default_rng(0)
+    others = case.video_ids % 2 == 1
+    targets = Targets(**{name: getattr(case.targets, name).copy() for name in Targets.__dataclass_fields__})
+    for name in Targets.__dataclass_fields__:
+        array = getattr(targets, name)
+        array[others] = rng.permutation(array[others])
+    assert fitted(replace(case, targets=targets), noisy, EVERYTHING) == calibration
+
+
+def test_rows_without_prediction_are_passed_over(case: Case) -> None:
+    noisy = case.predictions(noise=0.5, bias=np.arange(8) / 3, scale=0.5, unit_shift=-1)
+    missing = np.random.default_rng(0).random(len(noisy)) < 0.1
+    holes = noisy.with_arrays(
+        {
+            task: np.where(missing.reshape(-1, *[1] * (array.ndim - 1)), np.nan, array)
+            for task, array in noisy.arrays().items()
+        }
+    )
+    # Smoothing counts rows of the table: whether a row is empty or left out, its neighbours see the same.
+    found, expected = fitted(case, holes, EVERYTHING), fitted(case, noisy.where(~missing), EVERYTHING)
+    assert found.smoothing == expected.smoothing
+    assert found.thresholds == expected.thresholds
+    assert found.class_bias == expected.class_bias
+    for task, affine in expected.rescale.items():
+        assert found.rescale[task].scale == pytest.approx(affine.scale)
+        assert found.rescale[task].offset == pytest.approx(affine.offset)
+    after = found.apply(holes, video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    for array in after.arrays().values():
+        assert (np.isnan(array).reshape(len(array), -1).all(axis=1) == missing).all()
+
+
+def test_tasks_that_are_not_joined_are_passed_over(case: Case) -> None:
+    noisy = case.predictions(noise=0.5, scale=0.5)
+    calibration = fitted(case, noisy.only(["v"]), EVERYTHING)
+    assert {step.of for step in calibration.steps} == {"v"}
+    whole = fitted(case, noisy, EVERYTHING)
+    assert whole.thresholds is not None
+    only = whole.apply(noisy.only(["a"]), video_ids=case.video_ids, frame_numbers=case.frame_numbers)
+    assert only.joint == ("a",)
+    assert only.thresholds is None
+
+
+def test_the_order_is_smoothing_then_shifts_then_thresholds() -> None:
+    calibration = Calibration(
+        fitted_on="train",
+        smoothing={
+            "expr": Smoothing(kind="box", width=1, clip_rows=1),
+            "v": Smoothing(kind="box", width=1, clip_rows=1),
+        },
+        class_bias=(2.0, *[0.0] * 7),
+        rescale={"v": Affine(scale=2, offset=0.5)},
+        thresholds=(0.3,) * 12,
+    )
+    expression = np.full((2, 8), 0.05)
+    expression[0, 0], expression[1, 1] = 0.65, 0.65
+    some = Predictions(
+        rows=np.arange(2), valence=np.array([0.2, -0.4]), expression=expression, action_units=np.full((2, 12), 0.4)
+    )
+    got = calibration.apply(some, video_ids=np.zeros(2, dtype=np.int64), frame_numbers=np.arange(2))
+    mean = expression.mean(axis=0) * np.exp([2, *[0] * 7])
+    assert got.of("expr")[0] == pytest.approx(mean / mean.sum())
+    assert got.of("v") == pytest.approx([2 * -0.1 + 0.5] * 2)
+    assert got.active_units().all()
+    assert (got.of("au") == 0.4).all()
+
+
+def test_what_it_was_fitted_on_is_told(case: Case) -> None:
+    on_val = fitted(case, case.predictions(scale=0.5), PostConfig(rescale=True), fitted_on="val")
+    assert on_val.in_sample_on == "val"
+    assert on_val.in_sample("val")
+    assert not on_val.in_sample("test")
+    honest = replace(on_val, fitted_on="train, out of fold")
+    assert honest.in_sample_on == "train"
+    assert not honest.in_sample("val")
+    assert honest.in_sample("train")
+
+
+def test_there_and_back(case: Case) -> None:
+    calibration = fitted(case, case.predictions(noise=0.5, scale=0.5, unit_shift=-1), EVERYTHING)
+    assert calibration.smoothing
+    assert calibration.rescale
+    assert calibration.thresholds
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    with pytest.raises(ConfigError, match=r"A calibration has 12 thresholds, got 2"):
+        Calibration(fitted_on="val", thresholds=(0.5, 0.5))
+    with pytest.raises(ConfigError, match=r"There is no setting 'threshold'"):
+        Calibration.from_dict({"fitted_on": "val", "threshold": [0.5]})
+
+
+def test_nothing_asked_for_needs_no_videos(case: Case) -> None:
+    one = case.predictions().where(case.video_ids == 0)
+
+    def tried(config: PostConfig) -> Calibration:
+        return calibrate(
+            one, case.targets, config, video_ids=case.video_ids, frame_numbers=case.frame_numbers, fitted_on="val"
+        )
+
+    assert tried(PostConfig()) == Calibration(fitted_on="val")
+    with pytest.raises(ConfigError, match=r"at least two videos"):
+        tried(EVERYTHING)
+
+
+def test_labels_of_no_task_lead_to_nothing(case: Case) -> None:
+    nothing = replace(
+        case.targets,
+        **{
+            name: np.zeros_like(getattr(case.targets, name)) for name in Targets.__dataclass_fields__ if "valid" in name
+        },
+    )
+    calibration = fitted(replace(case, targets=nothing), case.predictions(noise=0.3), EVERYTHING)
+    assert calibration.is_empty
+    assert {(step.before, step.after) for step in calibration.steps} == {(0.0, 0.0)}
