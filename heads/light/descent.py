@@ -15,6 +15,7 @@ from heads.losses.masked import concordance_loss
 
 from .config import LightConfig
 from .gradient import Descended, fit_layers
+from .numbers import constant_logit
 
 
 def descend_units(
@@ -32,7 +33,8 @@ def descend_units(
     X, rows, groups, config
         As in `fit_layers`.
     units : shape (n, n_units)
-        0 or 1; NaN where unlabelled: such an element has no part in the loss.
+        0 or 1; NaN where unlabelled: such an element has no part in the loss. The logit of a unit whose labels are all
+        alike is a constant, as with the other estimators.
     weights : shape (n, n_units)
     """
     counted = torch.from_numpy(np.where(np.isnan(units), 0, weights)).float().to(X.device)
@@ -43,7 +45,11 @@ def descend_units(
         weight = counted[places]
         return (each * weight).sum() / (weight > 0).sum().clamp(min=1)
 
-    return fit_layers(X, rows, loss, units.shape[1], groups, config)
+    fitted = fit_layers(X, rows, loss, units.shape[1], groups, config)
+    positive, negative = (units == 1).sum(axis=0), (units == 0).sum(axis=0)
+    alike = np.flatnonzero((positive == 0) | (negative == 0)).tolist()  # nothing to tell apart
+    constants = {number: constant_logit(positive[number], negative[number]) for number in alike}
+    return Descended(fitted.layers.constant(constants), fitted.epoch)
 
 
 def descend_classes(

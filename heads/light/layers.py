@@ -60,6 +60,13 @@ class Layers:
             (*self.weights[:-1], self.weights[-1] * factor), (*self.biases[:-1], self.biases[-1] * factor + shift)
         )
 
+    def constant(self, outputs: Mapping[int, float]) -> "Layers":
+        """The same with some outputs that are what they are told to be, whatever the inputs."""
+        weight, bias = self.weights[-1].copy(), self.biases[-1].copy()
+        for number, value in outputs.items():
+            weight[number], bias[number] = 0, value
+        return Layers((*self.weights[:-1], weight), (*self.biases[:-1], bias))
+
     def spread(self, classes: IntArray, n_classes: int) -> "Layers":
         """Logits of some classes as logits of all (see `Numbers.spread`)."""
         weight = np.zeros((n_classes, self.weights[-1].shape[1]))

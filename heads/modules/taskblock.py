@@ -191,7 +191,7 @@ class TaskQueries(Framework):
 
     def asked(self, tokens: Tensor) -> Tensor:
         """The queries' states after all blocks, (N, T, width) -> (N, Q, width)."""
-        states = self.queries.expand(len(tokens), -1, -1)
+        states = self.queries.expand(tokens.shape[0], -1, -1)  # not len(): a trace would hold it as a number
         for block in self.blocks:
             states = block(states, tokens, self.embedding)
         normed: Tensor = self.norm(states)

@@ -102,16 +102,17 @@ def render_board(lines: Sequence[BoardLine], *, is_wide: bool = True) -> Table:
     lines
         Of `board_lines`.
     is_wide
-        Whether there are `WIDE` columns; with fewer, published figures on val, sizes and times are left out.
+        Whether there are `WIDE` columns; with fewer, sizes, times and the published P on val are left out, and
+        ``paper`` is P on test.
     """
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("system", no_wrap=True)
     table.add_column("", no_wrap=True)
-    published = ("paper: val", "test") if is_wide else ("paper, test",)
+    published = ("paper: val", "test") if is_wide else ("paper",)
     sizes = ("params", "time") if is_wide else ()
     for heading in (*(_TITLES[name] for name in _SCORED), *published, *sizes):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("notes", no_wrap=True)
+    table.add_column("notes" if is_wide else "", no_wrap=True)
     previous = None
     for line in lines:
         if previous not in (None, line.system):
@@ -130,6 +131,8 @@ def remarks(
     lines: Sequence[BoardLine], *, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, str]
 ) -> Iterator[str]:
     """What stands under a leaderboard: its marks, stand-ins, systems that lack encoders, and those that failed."""
+    if any(line.stage == "post" for line in lines):
+        yield "raw: as fitted and blended; post: post-processed"
     used = sorted({mark for line in lines for mark in line.marks})
     yield from (f"{mark}: {_MARKS[mark]}" for mark in used)
     told = {line.system: line.stand_ins for line in lines if line.stand_ins}

@@ -18,7 +18,9 @@ import torch
 
 from featurestore.errors import AbawError, ConfigError, unknown_name
 from featurestore.store import FeatureStore
+from heads.checking import at_least, raise_all
 from heads.features.featureset import FeatureSet
+from heads.runs.making import CALIBRATE_ON
 
 from .board import BoardRow, StoreState, as_board, board_key, board_rows, read_board, still_true, write_board
 from .boardtable import write_markdown
@@ -48,6 +50,11 @@ class BoardConfig:
         As of `FeatureSet.load`.
     save
         Whether each system is saved, in its own folder beside the table.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake that was found.
     """
 
     use: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +66,17 @@ class BoardConfig:
     device: str = "auto"
     memory_bytes: int | None = None
     save: bool = True
+
+    def __post_init__(self) -> None:
+        known = (*CALIBRATE_ON, "none")
+        mistakes = (
+            [] if self.calibrate_on in known else [str(unknown_name("split to calibrate on", self.calibrate_on, known))]
+        )
+        mistakes += at_least(2, folds=self.folds) + at_least(1, epochs=self.epochs)
+        mistakes += [] if self.seeds else ["seeds must name at least one."]
+        if len(set(self.seeds)) < len(self.seeds):
+            mistakes.append(f"seeds must name each once, got {', '.join(map(str, self.seeds))}.")
+        raise_all("leaderboard", mistakes)
 
     def roles(self, recipe: Recipe) -> dict[str, str]:
         """What of `use` concerns a recipe."""
@@ -160,7 +178,7 @@ def run_leaderboard(
     UnknownNameError
         If `use` names a role of no recipe, or an encoder that the store does not have.
     ConfigError
-        If seeds repeat.
+        If two recipes have one name.
     """
     _check(store, recipes, config)
     path = out / BOARD_FILE
@@ -194,9 +212,9 @@ def run_leaderboard(
 
 
 def _check(store: FeatureStore, recipes: Sequence[Recipe], config: BoardConfig) -> None:
-    for what, names in (("seed", [str(seed) for seed in config.seeds]), ("system", [each.name for each in recipes])):
-        if len(set(names)) < len(names):
-            raise ConfigError(f"Each {what} must be named once, got {', '.join(names)}.")
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Each system must be named once, got {', '.join(names)}.")
     known = {role for recipe in recipes for role in recipe.needs}
     for role, encoder in config.use.items():
         if role not in known:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from featurestore.errors import unknown_name
 from heads.calibration.config import PostConfig
+from heads.checking import at_least, raise_all
 from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.runs.making import CALIBRATE_ON, N_FOLDS
@@ -39,7 +40,7 @@ class SystemConfig:
     UnknownNameError
         If there is no such split to calibrate on, or no such role.
     ConfigError
-        If roles of one model are played by one encoder.
+        If folds or epochs are too few, or roles of one model are played by one encoder.
     """
 
     recipe: Recipe
@@ -54,7 +55,8 @@ class SystemConfig:
         known = (*CALIBRATE_ON, "none")
         if self.calibrate_on not in known:
             raise unknown_name("split to calibrate on", self.calibrate_on, known)
-        self.recipe.on(self.roles)
+        raise_all("system", at_least(2, folds=self.folds) + at_least(1, epochs=self.epochs))
+        self.recipe.on(self.roles)  # refuses roles that cannot be played so
 
     @property
     def post(self) -> PostConfig:

@@ -83,7 +83,7 @@ def stand_in(role: str, need: Need, encoder: str, shape: tuple[int, ...]) -> str
     """In words: the encoder that plays a role, where it is another one or of other columns; None if neither."""
     named = role if encoder == role else f"{role}={encoder}"
     if shape != need.row_shape:
-        return f"{named} ({_told(shape)} for {_told(need.row_shape)})"
+        return f"{named} ({_told(shape)} for {' x '.join(map(str, need.row_shape))})"
     return None if encoder == role else named
 
 

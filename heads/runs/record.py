@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -146,15 +146,22 @@ def read_record(directory: Path) -> RunRecord:
             "Run `abaw fit-heads` to make one, or give its path."
         )
     try:
-        record: RunRecord = TypeAdapter(RunRecord).validate_json(path.read_bytes())
+        # The format first: a record of another one lacks what this one's must have.
+        values = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+        found = values.get("format")
+        if isinstance(found, int) and found != FORMAT:
+            raise ConfigError(
+                f"Runs of format {FORMAT} can be read, this one has format {found} (file: {path}). "
+                "Fit the run again, or use the version of abaw that wrote it."
+            )
+        # Of which kind the head is, before it is read: else a mistake in it is told for both.
+        is_light = isinstance(values.get("head"), dict) and "estimator" in values["head"]
+        if "head" in values:
+            values["head"] = TypeAdapter(LightConfig if is_light else HeadConfig).validate_python(values["head"])
+        record: RunRecord = TypeAdapter(RunRecord).validate_python(values)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
         raise ConfigError(f"A run's config.json cannot be read: {found} (file: {path}). Fit the run again.") from error
-    if record.format != FORMAT:
-        raise ConfigError(
-            f"Runs of format {FORMAT} can be read, this one has format {record.format} (file: {path}). "
-            "Use the version of abaw that wrote it."
-        )
     return record
 
 

@@ -96,7 +96,9 @@ class Space:
         shapes = features.shapes(features.names)
         tokens = [name for name, shape in shapes.items() if len(shape) != 1]
         if tokens:
-            raise ConfigError(f"A search reads one vector a frame, but {', '.join(tokens)} hold tokens. Leave them out.")
+            raise ConfigError(
+                f"A search reads one vector a frame, but {', '.join(tokens)} hold tokens. Leave them out."
+            )
         return cls(
             task=task,
             widths={name: shape[0] for name, shape in shapes.items()},

@@ -8,10 +8,10 @@ from typing import Final
 
 import torch
 
-from featurestore.errors import AbawError, PrecisionError
+from featurestore.errors import PrecisionError
 from heads.features.featureset import FeatureSet
 from heads.fitting.epochs import EpochReport
-from heads.fitting.fit import fit
+from heads.fitting.fit import fit, select_score
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import FoldReport, fit_folds
 from heads.fitting.parts import Parts
@@ -126,10 +126,7 @@ class TrialJob:
         if not before:  # the first fold alone, to be seen from epoch to epoch: what is poor ends here
             fit(features, head, training, parts=Parts.of_fold(features, folds, 0), on_epoch=on_epoch)
         folded = fit_folds(features, head, training, folds, on_epoch=_unjudged(ask, n_before))
-        score = folded.scores.of(select)
-        if score is None:
-            raise AbawError(f"No train row of any fold has a score of {select!r}: {folded.scores.reasons}.")
-        return score.score, folded.epoch, folded.n_parameters
+        return select_score(folded.curve[folded.epoch - 1], select), folded.epoch, folded.n_parameters
 
 
 def _go_on(ask: Ask, step: int, value: float) -> None:

@@ -305,6 +305,31 @@ def test_the_order_is_smoothing_then_shifts_then_thresholds() -> None:
     assert (got.of("au") == 0.4).all()
 
 
+def test_it_is_applied_video_by_video_at_true_frame_numbers(case: Case) -> None:
+    noisy = case.predictions(noise=0.5)
+    calibration = Calibration(
+        fitted_on="train",
+        smoothing={
+            "v": Smoothing(kind="box", width=5, clip_rows=5),
+            "expr": Smoothing(kind="exp", width=50, clip_rows=9),
+        },
+    )
+    numbers = {"video_ids": case.video_ids, "frame_numbers": case.frame_numbers}
+    whole = calibration.apply(noisy, **numbers)
+    mine = case.video_ids == 7
+    order = np.arange(len(noisy))
+    order[~mine] = np.random.default_rng(0).permutation(order[~mine])
+    shuffled = noisy.with_arrays({task: array[order] for task, array in noisy.arrays().items()})
+    other, alone = calibration.apply(shuffled, **numbers), calibration.apply(noisy.where(mine), **numbers)
+    apart = calibration.apply(noisy, video_ids=case.video_ids, frame_numbers=case.frame_numbers * 100)
+    for task in ("v", "expr"):
+        assert (other.of(task)[mine] == whole.of(task)[mine]).all()
+        assert (alone.of(task) == whole.of(task)[mine]).all()
+    assert (apart.of("v") == whole.of("v")).all()
+    assert apart.of("expr") == pytest.approx(noisy.of("expr"))
+    assert np.abs(whole.of("expr") - noisy.of("expr")).max() > 0.1
+
+
 def test_what_it_was_fitted_on_is_told(case: Case) -> None:
     on_val = fitted(case, case.predictions(scale=0.5), PostConfig(rescale=True), fitted_on="val")
     assert on_val.in_sample_on == "val"

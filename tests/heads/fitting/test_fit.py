@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from heads.features.batches import Batch
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.epochs import EpochReport
-from heads.fitting.fit import FittedHead, fit
+from heads.fitting.fit import FittedHead, fit, fit_each
 from heads.fitting.predict import predict
 from heads.fitting.trainer import Trainer
 from heads.losses.multitask import MultiTaskLoss
@@ -243,3 +244,76 @@ def test_a_task_without_labels_is_said(
     fitted = fit(features, HeadConfig(joint=("v", "a")), FitConfig(epochs=1))
     assert fitted.scores.parts["ccc_arousal"] is None
     assert fitted.scores.parts["ccc_valence"] is not None
+
+
+def test_the_last_epoch_is_kept_where_val_has_no_part(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=8, joint=("v",))
+    fitted = fit(features, head, FitConfig(epochs=3, select_on="last"))
+    assert (fitted.epoch, fitted.selected_on) == (3, "last")
+    assert all(report.scores == {} for report in fitted.curve)
+    assert [report.is_best for report in fitted.curve] == [False, False, True]
+    looked = fit(features, head, FitConfig(epochs=3))
+    assert [each.loss for each in fitted.curve] == [each.loss for each in looked.curve]
+
+
+def test_several_scores_pick_their_epochs_in_one_fit(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=8, joint=("v", "au"))
+    training = FitConfig(epochs=5, learning_rate=3e-2, batch_frames=64)
+    both = fit_each(features, head, training, ("v", "au"))
+    for select, each in zip(("v", "au"), both, strict=True):
+        alone = fit(features, head, replace(training, select=select))
+        assert each.epoch == alone.epoch
+        assert [report.selected for report in each.curve] == [report.selected for report in alone.curve]
+        for name, value in alone.model.state_dict().items():
+            assert torch.equal(value, each.model.state_dict()[name])
+
+
+def test_complete_labels_leaves_out_rows_that_lack_one(
+    new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = make_frames({"a": ("train", 60), "b": ("val", 40)}, unlabelled=0.3)
+    features = new_features(frames, {"mae": label_vectors(frames)})
+    counted: list[int] = []
+
+    class Spy(MultiTaskLoss):
+        def __call__(self, outputs, targets, valid):  # type: ignore[no-untyped-def]
+            counted.append(int(valid["v"].sum()))
+            return MultiTaskLoss.__call__(self, outputs, targets, valid)
+
+    monkeypatch.setattr("heads.fitting.trainer.MultiTaskLoss", Spy)
+    head = HeadConfig(temporal="none", seq=5, joint=("expr", "v", "a"))
+    fit(features, head, FitConfig(epochs=1, complete_labels=True))
+    train = features.frames.rows("train")
+    complete = np.all([features.targets.labelled(task)[train] for task in head.joint], axis=0)
+    assert sum(counted) == complete.sum() < features.targets.labelled("v")[train].sum()
+
+
+def test_averaged_weights_are_what_is_scored_and_kept(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=8, joint=("v", "a"))
+    training = FitConfig(epochs=2, learning_rate=1e-2, batch_frames=32, select_on="last")
+    plain, averaged = (fit(features, head, replace(training, average=average)) for average in (0.0, 0.9))
+    assert [each.loss for each in plain.curve] == [each.loss for each in averaged.curve]
+    pairs = zip(plain.model.parameters(), averaged.model.parameters(), strict=True)
+    assert not any(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_stateful_fit_reads_videos_in_order(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="gru", seq=8, stateful=True, joint=("v",))
+    fitted = fit(features, head, FitConfig(epochs=2, batch_frames=16))
+    again = fit(features, head, FitConfig(epochs=2, batch_frames=16))
+    assert fitted.predictions.valence is not None
+    assert again.predictions.valence is not None
+    assert (fitted.predictions.valence == again.predictions.valence).all()
+    # The state goes through a whole video: longer segments of the same head predict the same.
+    longer = copy.deepcopy(fitted.model)
+    longer.config = replace(longer.config, seq=20, window=20)
+    as_long = predict(longer, features)
+    assert as_long.valence is not None
+    assert np.allclose(as_long.valence, fitted.predictions.valence, atol=1e-6)
+
+
+def test_windows_of_frames_and_gaps_are_read(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="bigru", layers=1, seq=12, window=6, span="frames", gap_input=True, joint=("v",))
+    fitted = fit(features, head, FitConfig(epochs=1))
+    assert fitted.predictions.valence is not None
+    assert not np.isnan(fitted.predictions.valence).any()

@@ -1,0 +1,1 @@
+"""Fitted heads as ONNX files."""

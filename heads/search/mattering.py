@@ -1,0 +1,129 @@
+"""Which choices mattered: how much of the scores' variance each explains, and the median score of each of its values.
+
+Trials choose conditionally (S only where there is a temporal module), and optuna's evaluators look at what all trials
+have. So each trial is put in the same columns first, S = 1 standing for no window, weight 0 for a task that is not
+joined. The share is fANOVA's: of the variance of a random forest's predictions, by single choices, not by combinations
+(Hutter, Hoos and Leyton-Brown, 2014, "An Efficient Approach for Assessing Hyperparameter Importance").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from heads.tasks import TASKS
+
+from .space import STEPS, Candidate, Space
+from .study import FinishedTrial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+MIN_TRIALS: Final = 8
+"""Complete ones; from fewer nothing is told."""
+
+Value = str | float
+_N_LISTED: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One thing that is chosen.
+
+    Attributes
+    ----------
+    name
+        Such as ``"temporal"`` or ``"fuse au"``.
+    importance
+        In [0, 1]; all choices' together are 1.
+    medians
+        Value -> median score of the complete trials with it, and how many they are; the best first.
+    """
+
+    name: str
+    importance: float
+    medians: tuple[tuple[str, float, int], ...]
+
+
+def choices(trials: Sequence[FinishedTrial], space: Space, *, seed: int = 0) -> tuple[Choice, ...]:
+    """What was chosen, the most important first; empty if fewer than `MIN_TRIALS` are complete.
+
+    Parameters
+    ----------
+    trials
+        Finished ones.
+    space
+        That they were chosen from.
+    seed
+        Of the random forest.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if len(complete) < MIN_TRIALS:
+        return ()
+    scores = [trial.outcome.score for trial in complete]
+    rows = [_columns(trial.candidate, space) for trial in complete]
+    varied = [name for name in rows[0] if len({row[name] for row in rows}) > 1]
+    if not varied or len(set(scores)) == 1:
+        return ()
+    columns = {name: [row[name] for row in rows] for name in varied}
+    shares = _importances(columns, scores, seed)
+    found = [Choice(name=name, importance=shares[name], medians=_medians(columns[name], scores)) for name in varied]
+    return tuple(sorted(found, key=lambda choice: -choice.importance))
+
+
+def _columns(candidate: Candidate, space: Space) -> dict[str, Value]:
+    head, training = candidate.head.resolved(), candidate.training
+    columns: dict[str, Value] = {"base": head.encoder}
+    columns |= {f"fuse {name}": "yes" if name in head.encoders else "no" for name in space.widths}
+    columns["fusion"] = head.fusion
+    columns |= {f"join {name}": "yes" if name in head.joint else "no" for name in space.joinable}
+    columns |= {
+        "temporal": head.temporal,
+        "S": float(head.seq),
+        "W / S": min(STEPS, key=lambda share: abs(share - head.step / head.seq)),
+    }
+    weighed = [name for name in TASKS if name in head.joint or name in space.joinable]
+    columns |= {f"weight {name}": training.weights[name] if name in head.joint else 0.0 for name in weighed}
+    return columns | {"learning rate": training.learning_rate}
+
+
+def _importances(columns: dict[str, list[Value]], scores: Sequence[float], seed: int) -> dict[str, float]:
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    study = optuna.create_study(direction="maximize")
+    distributions = {name: _distribution(values) for name, values in columns.items()}
+    for number, score in enumerate(scores):
+        params = {name: values[number] for name, values in columns.items()}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=score))
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+
+
+def _distribution(values: Sequence[Value]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    numbers = [value for value in values if isinstance(value, float)]
+    if len(numbers) < len(values):
+        return CategoricalDistribution(sorted({str(value) for value in values}))
+    return FloatDistribution(min(numbers), max(numbers), log=min(numbers) > 0)
+
+
+def _medians(values: Sequence[Value], scores: Sequence[float]) -> tuple[tuple[str, float, int], ...]:
+    labels = _labels(values)
+    found = []
+    for label in dict.fromkeys(labels):
+        own = [score for each, score in zip(labels, scores, strict=True) if each == label]
+        found.append((label, median(own), len(own)))
+    return tuple(sorted(found, key=lambda each: -each[1]))
+
+
+def _labels(values: Sequence[Value]) -> list[str]:
+    """What values are counted as: numbers of a range as below or above the middle, 0 (what is not there) as none."""
+    numbers = [value for value in values if isinstance(value, float) and value]
+    if len(set(numbers)) <= _N_LISTED:
+        return [value if isinstance(value, str) else f"{value:g}" if value else "none" for value in values]
+    middle = median(numbers)
+    return [
+        value if isinstance(value, str) else "none" if not value else f"{'<' if value < middle else '>='} {middle:.2g}"
+        for value in values
+    ]

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from featurestore.errors import PrecisionError
+from heads.light.probes import ProbeClassifier, ProbeRegressor
+from heads.scoring.metrics import concordance_correlation
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(240, 6)).astype(np.float32)
+GROUPS = np.repeat(np.arange(12), 20)
+UNITS = np.stack([X[:, 0] > 0, X[:, 1] + X[:, 2] > 0.5], axis=1).astype(np.float64)
+FAST = {"learning_rate": 0.05, "epochs": 30, "random_state": 1}
+
+
+def test_units_are_learned_and_what_is_unlabelled_has_no_part() -> None:
+    hidden = RNG.random(UNITS.shape) < 0.3
+    hidden[:, 1] = hidden[:, 0]  # of one fold: else the rows that both may hold out differ
+    fits = [
+        ProbeClassifier(**FAST).fit(X, np.where(hidden, mark, UNITS), groups=GROUPS)  # type: ignore[arg-type]
+        for mark in (np.nan, -1, -5)
+    ]
+    assert all(np.array_equal(fits[0].numbers_.weights[0], each.numbers_.weights[0]) for each in fits)
+    assert (fits[0].predict(X) == UNITS).mean() > 0.9
+    full = ProbeClassifier(**FAST).fit(X, UNITS, groups=GROUPS)  # type: ignore[arg-type]
+    assert not np.array_equal(full.numbers_.weights[0], fits[0].numbers_.weights[0])
+
+
+def test_layers_tell_what_a_line_cannot() -> None:
+    y = (X[:, 0] > 0) ^ (X[:, 1] > 0)
+    line = ProbeClassifier(**FAST).fit(X, y, groups=GROUPS)  # type: ignore[arg-type]
+    network = ProbeClassifier(**FAST, hidden=(32,), dropout=0.0).fit(X, y, groups=GROUPS)  # type: ignore[arg-type]
+    assert line.score(X, y) < 0.7
+    assert network.score(X, y) > 0.85
+    assert [each.shape for each in network.numbers_.weights] == [(32, 6), (2, 32)]
+    assert network.numbers_.n_parameters() == 6 * 32 + 32 + 2 * 32 + 2
+
+
+def test_the_best_epoch_is_kept() -> None:
+    noise = RNG.random(240) > 0.5  # there is nothing to learn: the first epochs are the best
+    fitted = ProbeClassifier(
+        learning_rate=0.05, epochs=60, early_stopping_rounds=4, hidden=(64,), random_state=1, dropout=0.0
+    ).fit(X, noise, groups=GROUPS)
+    assert fitted.best_iteration_ < 20
+    kept = ProbeClassifier(
+        learning_rate=0.05,
+        epochs=fitted.best_iteration_,
+        early_stopping_rounds=4,
+        hidden=(64,),
+        random_state=1,
+        dropout=0.0,
+    ).fit(X, noise, groups=GROUPS)
+    assert np.array_equal(kept.decision_function(X), fitted.decision_function(X))
+
+
+def test_ccc_keeps_the_spread_that_least_squares_gives_up() -> None:
+    y = X[:, 0] + 2 * RNG.normal(size=240)  # mostly noise
+    scores, spreads = [], []
+    for loss in ("ccc", "mse"):
+        fitted = ProbeRegressor(**FAST, loss=loss).fit(X, y, groups=GROUPS)  # type: ignore[arg-type]
+        predicted = fitted.predict(X)
+        scores.append(concordance_correlation(y, predicted))
+        spreads.append(predicted.std() / y.std())
+    assert scores[0] > scores[1]
+    assert spreads[0] > 1.3 * spreads[1]
+
+
+def test_seeds_repeat_and_leave_torchs_generator_alone() -> None:
+    y = X[:, 0]
+    before = torch.random.get_rng_state()
+    first = ProbeRegressor(hidden=(8,), random_state=1, epochs=3).fit(X, y)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    second = ProbeRegressor(hidden=(8,), random_state=1, epochs=3).fit(X, y)
+    other = ProbeRegressor(hidden=(8,), random_state=2, epochs=3).fit(X, y)
+    assert np.array_equal(first.predict(X), second.predict(X))
+    assert not np.array_equal(first.predict(X), other.predict(X))
+
+
+def test_what_runs_away_is_said() -> None:
+    with pytest.raises(PrecisionError, match="became infinite"):
+        ProbeRegressor(learning_rate=1e38, epochs=3, loss="mse", random_state=1).fit(X, X[:, 0])

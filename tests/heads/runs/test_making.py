@@ -1,0 +1,123 @@
+"""Fits with folds and calibration, of both kinds of heads, and their way to the disk and back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featurestore.errors import ConfigError, UnknownNameError
+from featurestore.frames import FrameTable
+from heads.calibration.config import PostConfig
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.fitting.fit import fit
+from heads.light.config import LightConfig
+from heads.modules.config import HeadConfig
+from heads.runs.making import Judging, make, make_each
+from heads.runs.run import Run
+
+MakeFrames = Callable[..., FrameTable]
+MakeVectors = Callable[..., NDArray[np.float32]]
+Build = Callable[[FrameTable, Mapping[str, NDArray[np.float32]]], FeatureSet]
+
+HEAD = HeadConfig(temporal="none", seq=4)
+TRAINING = FitConfig(epochs=3, batch_frames=64, learning_rate=1e-2)
+POST = PostConfig(thresholds=True, class_bias=True, rescale=True, n_folds=2, least_gain=0)
+VIDEOS = {f"t{i}": ("train", 24) for i in range(6)} | {"v": ("val", 30), "w": ("val", 20)}
+
+
+@pytest.fixture
+def videos(new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors) -> FeatureSet:
+    frames = make_frames(VIDEOS, smooth=4)
+    return new_features(frames, {"mae": label_vectors(frames, noise=0.4)})
+
+
+def scrambled(features: FeatureSet) -> FeatureSet:
+    """The same with other val labels."""
+    other = replace(features)
+    rows = features.frames.rows("val")
+    for task in ("valence", "arousal", "expression", "action_units"):
+        values = getattr(other.targets, task)
+        values[rows] = values[rows][::-1].copy()
+    return other
+
+
+def test_a_plain_fit_is_what_fit_returns(videos: FeatureSet) -> None:
+    made = make(videos, HEAD, TRAINING)
+    alone = fit(videos, HEAD, TRAINING)
+    assert made.out_of_fold is made.calibration is None
+    assert made.predictions is made.fitted.predictions
+    assert made.scores.as_dict() == alone.scores.as_dict()
+
+
+def test_the_calibration_sees_train_out_of_fold_and_never_val(videos: FeatureSet) -> None:
+    judging = Judging(post=POST, folds=2, select_on_folds=True)
+    made = make(videos, HEAD, TRAINING, judging)
+    assert made.calibration is not None
+    assert made.calibration.fitted_on == "train, out of fold"
+    assert made.out_of_fold is not None
+    assert made.out_of_fold.predictions.rows.tolist() == videos.frames.rows("train").tolist()
+    # The folds pick the epoch, too: with other val labels nothing is fitted otherwise.
+    again = make(scrambled(videos), HEAD, TRAINING, judging)
+    assert again.calibration == made.calibration
+    assert again.predictions.valence is not None
+    assert made.predictions.valence is not None
+    assert (again.predictions.valence == made.predictions.valence).all()
+    assert made.fitted.selected_on == "last"
+
+
+def test_a_calibration_on_val_says_so(videos: FeatureSet) -> None:
+    made = make(videos, HEAD, TRAINING, Judging(post=POST, calibrate_on="val"))
+    assert made.out_of_fold is None
+    run = Run.from_fit(made, videos, judging=Judging(post=POST, calibrate_on="val"))
+    assert run.record.in_sample("val") == "the post-processing was calibrated on these frames"
+    assert run.record.in_sample("train") == "the head was trained on these frames"
+    assert run.record.in_sample("test") is None
+    assert run.metrics["in_sample"] == run.record.in_sample("val")
+    assert make(scrambled(videos), HEAD, TRAINING, Judging(post=POST, calibrate_on="val")).calibration is not None
+
+
+def test_each_score_picks_its_own_epoch_in_one_fit(videos: FeatureSet) -> None:
+    selects = ("au", "v", "p")
+    together = make_each(videos, HEAD, TRAINING, selects, Judging(folds=2))
+    for select, made in zip(selects, together, strict=True):
+        alone = make(videos, HEAD, replace(TRAINING, select=select), Judging(folds=2))
+        assert made.scores.as_dict() == alone.scores.as_dict()
+        assert made.out_of_fold is not None
+        assert alone.out_of_fold is not None
+        assert made.out_of_fold.epoch == alone.out_of_fold.epoch
+        assert made.out_of_fold.scores.as_dict() == alone.out_of_fold.scores.as_dict()
+
+
+@pytest.mark.parametrize("config", [HEAD, LightConfig(estimator="ridge", joint=("v", "expr"))], ids=["head", "light"])
+def test_a_calibrated_run_comes_back_from_the_disk(
+    config: HeadConfig | LightConfig, videos: FeatureSet, tmp_path: Path
+) -> None:
+    judging = Judging(post=POST, folds=2)
+    made = make(videos, config, TRAINING, judging)
+    run = Run.from_fit(made, videos, training=TRAINING, judging=judging, name="r")
+    run.save(tmp_path / "r")
+    loaded = Run.load(tmp_path / "r")
+    assert loaded.record == run.record
+    assert type(loaded.head) is type(config)
+    assert loaded.calibration == made.calibration
+    for raw, expected in ((False, made.predictions), (True, made.fitted.predictions)):
+        found = loaded.predict(videos, raw=raw)
+        assert found.joint == expected.joint
+        for task, array in found.arrays().items():
+            assert np.allclose(array, expected.arrays()[task], atol=1e-6)
+    assert loaded.out_of_fold is not None
+    assert loaded.out_of_fold.height == len(videos.frames.rows("train"))
+    assert loaded.metrics["out_of_fold"] == run.metrics["out_of_fold"]
+    assert {"uncalibrated", "calibrated_on"} <= set(loaded.metrics)
+    loaded.save(tmp_path / "r")  # the same configuration may be written again
+
+
+def test_refusals(videos: FeatureSet) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=r"no split to calibrate on 'test'"):
+        Judging(calibrate_on="test")
+    with pytest.raises(ConfigError, match=r"9 folds of whole clips .* the train split has 6"):
+        make(videos, HEAD, TRAINING, Judging(folds=9))
