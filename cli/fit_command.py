@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from .features import load_features
+from .given import refuse_others
 from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, MemoryOption, SeedOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -27,12 +28,52 @@ _HERE = Path()
 _INPUTS, _PARTS, _FIT, _JUDGE = "Inputs", "Parts of the head", "Fitting", "Judging"
 
 
+_SELECT_ON: Final = ("val", "folds", "last")
+_WITH_RECIPE: Final = frozenset(
+    [
+        "recipe",
+        "use",
+        "epochs",
+        "seed",
+        "select_on",
+        "folds",
+        "calibrate_on",
+        "device",
+        "memory",
+        "name",
+        "force",
+        "json_",
+        "workspace",
+    ]
+)
+_NEURAL: Final = frozenset(
+    [
+        "seq",
+        "window",
+        "seq_frames",
+        "gap_input",
+        "fusion",
+        "temporal",
+        "stateful",
+        "framework",
+        "weights",
+        "loss",
+        "epochs",
+        "lr",
+        "batch_frames",
+        "task",
+        "select_on",
+    ]
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("fit-heads", rich_help_panel=HEAD_PANEL)(fit_heads)
 
 
 def fit_heads(
+    ctx: typer.Context,
     *,
     recipe: Annotated[
         str | None, typer.Option(help="A published system by name (see `abaw recipes`), or a recipe file.")
@@ -134,13 +175,17 @@ def fit_heads(
 
     For example: abaw fit-heads --fuse au,v --seq 20
     """
+    from featurestore.errors import ConfigError, unknown_name
     from heads.losses.parsing import parse_losses
     from heads.runs.making import Judging
     from heads.tasks import parse_names, parse_tasks, parse_weights
 
     from .settings import parse_columns, parse_post
 
+    if select_on not in _SELECT_ON:
+        raise unknown_name("place to pick the epoch", select_on, _SELECT_ON)
     if recipe is not None:
+        refuse_others(ctx, "--recipe", "a recipe says that itself", allowed=_WITH_RECIPE)
         from .recipe_fit import fit_recipe_of
 
         fit_recipe_of(
@@ -159,6 +204,10 @@ def fit_heads(
             workspace=workspace,
         )
         return
+    if light is not None:
+        refuse_others(ctx, "--light", "its own settings are given by --set", refused=_NEURAL)
+    if use:
+        raise ConfigError("--use says which encoders play a recipe's; give it with --recipe.")
     span: dict[str, JsonValue] = {"seq": seq} if seq_frames is None else {"seq": seq_frames, "span": "frames"}
     inputs: dict[str, JsonValue] = {
         "encoder": encoder,

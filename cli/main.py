@@ -22,10 +22,12 @@ from . import (
     demo_commands,
     encoders_command,
     exchange_commands,
+    export_command,
     extract_command,
     fit_command,
     head_commands,
     recipe_commands,
+    search_command,
     store_commands,
     training_commands,
 )
@@ -97,7 +99,9 @@ training_commands.register(app)
 extract_command.register(app)
 fit_command.register(app)
 head_commands.register(app)
+export_command.register(app)
 ablate_command.register(app)
+search_command.register(app)
 compare_command.register(app)
 recipe_commands.register(app)
 exchange_commands.register(store_commands.app)

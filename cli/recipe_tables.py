@@ -138,7 +138,7 @@ def recipe_pairs(line: RecipeLine) -> Iterator[tuple[str, str]]:
         size = f"{_shape(need)}, {format_bytes(need.store_bytes(n_frames))} at {n_frames:,} rows{cost}"
         yield f"needs {role}", f"{need.what} ({size})"
         if role in found:
-            yield "", f"in the store: {_state(found[role])}"
+            yield "", f"in the store: {found[role].stand_in or _state(found[role])}"
             if not found[role].is_ready:
                 yield "", f"missing: {found[role].command}"
     for member in recipe.models:
@@ -168,7 +168,8 @@ def _rows(line: RecipeLine) -> Iterator[tuple[str, ...]]:
 def _state(standing: Standing) -> str:
     match standing.state:
         case "ready":
-            return "yes" if standing.stand_in is None else standing.stand_in.removeprefix(f"{standing.role}=")
+            shape = " x ".join(map(str, standing.shape or ()))
+            return "yes" if standing.stand_in is None else f"{standing.encoder}: {shape}"
         case "incomplete":
             return f"{standing.rows_done:,} of {standing.n_frames:,} rows"
         case "absent":

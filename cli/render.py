@@ -148,7 +148,7 @@ def comparison_table(comparison: Comparison, *, a: str, b: str) -> Table:
     """
     table = Table(title=escape(f"A: {a}\nB: {b}"), title_justify="left", header_style="bold")
     table.add_column("score of")
-    for heading in ("A", "B", "B - A", "95 % interval", "real with probability"):
+    for heading in ("A", "B", "B - A", "95 % interval", "real"):
         table.add_column(heading, justify="right")
     parts: Mapping[str, PartComparison | None] = {"P": comparison.p, **{name: comparison.parts[name] for name in PARTS}}
     for name, part in parts.items():
@@ -161,13 +161,14 @@ def comparison_table(comparison: Comparison, *, a: str, b: str) -> Table:
             f"{part.b:.4f}",
             f"{part.difference:+.4f}",
             f"{part.low:+.3f} .. {part.high:+.3f}",
-            f"{part.probability:.3f}{' *' if part.stands else ''}",
+            f"{part.probability:.1%}{' *' if part.stands else '  '}",
         )
     reasons = "".join(f"\nno {PART_TITLES[name]}: {reason}" for name, reason in comparison.reasons.items())
     n_a, n_b = comparison.n_seeds
     table.caption = (
         f"{comparison.n_frames:,} rows of {comparison.n_videos} videos; intervals resample videos, the same for both, "
-        f"and runs ({n_a} and {n_b})\n* the interval leaves 0 out{reasons}"
+        f"and runs ({n_a} and {n_b})\nreal: share of resamples in which the difference has its sign, a tie counts "
+        f"half; * the interval leaves 0 out{reasons}"
     )
     table.caption_justify = "left"
     return table

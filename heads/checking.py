@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -9,6 +10,12 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from featurestore.errors import ConfigError, unknown_name
 
 Config = TypeVar("Config")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """What reads and writes a kind of configuration; milliseconds to make, and asked for at every turn."""
+    return TypeAdapter(kind)
 
 
 def raise_all(what: str, mistakes: Iterable[str]) -> None:
@@ -32,7 +39,8 @@ def to_json(config: object) -> dict[str, JsonValue]:
     config
         A dataclass whose fields hold numbers, texts, tuples, mappings, and dataclasses of these.
     """
-    made: dict[str, JsonValue] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    kind: Any = type(config)
+    made: dict[str, JsonValue] = _adapter(kind).dump_python(config, mode="json")
     return made
 
 
@@ -48,7 +56,7 @@ def from_json(kind: type[Config], values: Mapping[str, JsonValue]) -> Config:
     known = [each.name for each in fields(dataclass_kind)]
     raise_all("saved", [str(unknown_name("setting", name, known)) for name in values if name not in known])
     try:
-        made: Config = TypeAdapter(kind).validate_python(dict(values))
+        made: Config = _adapter(dataclass_kind).validate_python(dict(values))
     except ValidationError as error:
         found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors()]
         raise ConfigError("The saved configuration cannot be used: " + " ".join(found)) from error

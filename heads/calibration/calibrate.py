@@ -2,23 +2,27 @@
 
 The videos of the predictions are dealt into folds. Each step (a width, a shift, a factor, a threshold) is fitted on
 all folds but one and applied to that one, for each in turn, and is kept only if the folds together score better than
-without it; its numbers are then fitted on all rows. The steps follow each other, each on what the kept ones before it
-made: smoothing, class bias and rescaling, thresholds.
+without it; its numbers are then fitted on all rows. Each task is on its own: first its smoothing, then on smoothed
+values its class bias, factor or thresholds.
 
 This is honest where the predictions are: predictions of train by models that did not see the video. On a model's own
 train predictions, which are too good, it learns too little; on val it makes the score there in-sample, whatever the
 folds inside say, because those that are reported are the ones it was fitted on.
 """
 
-from heads.arrays import Float64Array, IntArray
+from typing import TypeVar
+
+from heads.arrays import IntArray
 from heads.features.targets import Targets
 from heads.scoring.predictions import Predictions
 
-from .calibration import Affine, Calibration, Step
+from .calibration import Calibration, Step
 from .config import PostConfig
 from .folding import balanced_folds
 from .smoothing import Smoothing
-from .steps import Ground, choose_smoothing, fit_affine, fit_bias, fit_thresholds
+from .steps import ClassBias, Following, Ground, Rescale, Thresholds, fit_task
+
+Fitted = TypeVar("Fitted")
 
 
 def calibrate(
@@ -64,59 +68,38 @@ def calibrate(
     video, frames = video_ids[rows], frame_numbers[rows]
     fold = balanced_folds(video, config.n_folds, seed=seed)
     ground = Ground(targets.take(rows), fold, int(fold.max()) + 1, config.least_gain)
-    steps: list[Step] = []
     arrays = predictions.arrays()
+    steps: list[Step] = []
     smoothing: dict[str, Smoothing] = {}
-    rescale: dict[str, Affine] = {}
-    for task, values in arrays.items():
-        candidates = _candidates(config, task)
-        smoothed = [each.apply(values, rows=rows, video=video, frames=frames) for each in candidates]
-        rescales = config.rescale and task in ("v", "a")
-        best, affine, tried = _fit_task(ground, task, values, smoothed, rescales=rescales)
-        steps += tried
-        if best is not None:
-            smoothing[task], arrays[task] = candidates[best], smoothed[best]
-        if affine is not None:
-            rescale[task] = affine
-    class_bias = thresholds = None
-    if config.class_bias and "expr" in arrays:
-        class_bias, step = fit_bias(ground, arrays["expr"])
-        steps.append(step)
-    if config.thresholds and "au" in arrays:
-        thresholds, unit_steps = fit_thresholds(ground, arrays["au"], config.threshold_grid)
-        steps += unit_steps
+
+    def fit(task: str, following: Following[Fitted] | None) -> Fitted | None:
+        """What follows the smoothing of a task, which is kept here."""
+        if task not in arrays:
+            return None
+        candidates = _smoothings(config, task)
+        smoothed = [each.apply(arrays[task], rows=rows, video=video, frames=frames) for each in candidates]
+        best, fitted, tried = fit_task(ground, task, [arrays[task], *smoothed], following)
+        steps.extend(tried)
+        if best > 0:
+            smoothing[task] = candidates[best - 1]
+        return fitted
+
+    thresholds = fit("au", Thresholds(ground, config.threshold_grid) if config.thresholds else None)
+    class_bias = fit("expr", ClassBias(ground) if config.class_bias else None)
+    rescale = {task: fit(task, Rescale(ground, task) if config.rescale else None) for task in ("v", "a")}
     return Calibration(
         fitted_on=fitted_on,
         smoothing=smoothing,
         class_bias=class_bias,
-        rescale=rescale,
+        rescale={task: affine for task, affine in rescale.items() if affine is not None},
         thresholds=thresholds,
         steps=tuple(steps),
     )
 
 
-def _candidates(config: PostConfig, task: str) -> list[Smoothing]:
+def _smoothings(config: PostConfig, task: str) -> list[Smoothing]:
     kind = config.smoothing[task]
     if kind == "none":
         return []
     clip = config.clip_rows[task]
     return [Smoothing(kind=kind, width=width, clip_rows=clip) for width in config.widths[task] if width > 0]
-
-
-def _fit_task(
-    ground: Ground, task: str, values: Float64Array, smoothed: list[Float64Array], *, rescales: bool
-) -> tuple[int | None, Affine | None, list[Step]]:
-    """Which of the smoothed ones and which factor are kept, and what was tried."""
-    steps: list[Step] = []
-    best = None
-    if smoothed:
-        best, step = choose_smoothing(ground, task, values, smoothed, by_correlation=rescales)
-        steps.append(step)
-    if not rescales:
-        return best, None, steps
-    affine, step = fit_affine(ground, task, values if best is None else smoothed[best])
-    if affine is None and best is not None:
-        # Chosen in view of a factor that is not there: choose by the score itself.
-        best, _, again = _fit_task(ground, task, values, smoothed, rescales=False)
-        return best, None, [*again, step]
-    return best, affine, [*steps, step]

@@ -47,8 +47,8 @@ class Step:
         The task; of a threshold the action unit, ``"au4"``.
     before, after
         The task's (for a threshold the unit's) score over all folds without and with it, each fold scored with what
-        was fitted on the others; after the steps that were kept before it. Smoothing of a dimension that is rescaled
-        afterwards is judged by its correlation, which is the CCC that rescaling leads to.
+        was fitted on the others. That of a smoothing is the score after the step that follows it, if one is asked
+        for; that of a following step is the score on values that are smoothed, if smoothing is kept.
     is_kept
         Whether it is part of the calibration.
     """

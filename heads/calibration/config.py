@@ -35,7 +35,7 @@ THRESHOLD_GRID: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostConfig:
-    """What is calibrated; nothing by default.
+    """What is calibrated; nothing by default. Mappings are completed for every task, so what is saved says it all.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""`abaw export`: a run as one ONNX file, for onnxruntime and whatever else reads the format.
+"""`abaw export`: a run or a system as one ONNX file, for onnxruntime and whatever else reads the format.
 
 The file holds all that turns a video's embeddings into predictions (see video.py for what goes in and comes out): the
 head, its windows, the averaging of those that overlap, the post-processing, and the names of what is predicted, which
@@ -12,9 +12,12 @@ from pathlib import Path
 
 from featurestore.atomic import replace_file
 from featurestore.errors import ConfigError, FileExistsAlreadyError, StoreError
+from heads.modules.model import HeadModel
+from heads.recipes.system import System
 from heads.runs.run import Run
 
 from .graph import OPSET
+from .subject import Subject
 from .verify import verify
 from .video import video_graph
 
@@ -45,13 +48,13 @@ class Exported:
     difference: float
 
 
-def export_run(run: Run, path: Path, *, raw: bool = False, force: bool = False) -> Exported:
-    """Write a run as an ONNX file, all of it or nothing.
+def export_run(run: Run | System, path: Path, *, raw: bool = False, force: bool = False) -> Exported:
+    """Write a run, or a system's members and their blend, as an ONNX file, all of it or nothing.
 
     Parameters
     ----------
     run
-        Of a neural or a light head; a neural one's model is moved to the CPU.
+        Of neural or light heads; the models of neural ones are moved to the CPU.
     path
         The file; its folder exists.
     raw
@@ -79,8 +82,11 @@ def export_run(run: Run, path: Path, *, raw: bool = False, force: bool = False) 
         )
     import onnx
 
-    _to_cpu(run)
-    made = video_graph(run, raw=raw)
+    subject = Subject.of(run, raw=raw)
+    for member in subject.members.values():
+        if isinstance(member.model, HeadModel):
+            member.model.cpu().eval()
+    made = video_graph(subject)
     content = made.model.SerializeToString()
     try:
         onnx.checker.check_model(content, full_check=True)
@@ -90,7 +96,7 @@ def export_run(run: Run, path: Path, *, raw: bool = False, force: bool = False) 
             f"A graph that ONNX's checker passes was expected of run {run.name!r}, but: {reason}. Nothing was written. "
             "Report it with the run's config.json."
         ) from error
-    largest = verify(content, run, raw=raw)
+    largest = verify(content, subject)
     with replace_file(path) as partial:
         partial.write_bytes(content)
     return Exported(
@@ -122,10 +128,3 @@ def _missing_package() -> str | None:
     from importlib.util import find_spec
 
     return next((name for name in ("onnx", "onnxruntime") if find_spec(name) is None), None)
-
-
-def _to_cpu(run: Run) -> None:
-    from heads.modules.model import HeadModel
-
-    if isinstance(run.model, HeadModel):
-        run.model.cpu().eval()

@@ -23,7 +23,6 @@ from .windows import FRAMES, ROWS, WHOLE, reading
 if TYPE_CHECKING:
     import onnx
 
-_PREFIX: Final = "head/"
 _N_TRACED: Final = 3
 """Windows in the recorded batch."""
 
@@ -68,12 +67,13 @@ def traced_columns(
     import onnx
 
     how = reading(model.config)
+    prefix = f"abaw/head_{len(graph.nodes)}/"  # of each head in the graph another
     fed = dict(zip(windows, (f"window_{number}" for number in range(len(windows))), strict=True))
     fed |= {mask: "mask"} if how != WHOLE else {}
     fed |= {gaps: "gaps"} if model.config.gap_input else {}
-    recorded = onnx.compose.add_prefix(_recorded(model, row_shapes, list(fed.values()), how), _PREFIX).graph
+    recorded = onnx.compose.add_prefix(_recorded(model, row_shapes, list(fed.values()), how), prefix).graph
     for outer, inner in fed.items():
-        graph.node("Identity", outer, output=_PREFIX + inner)
+        graph.node("Identity", outer, output=prefix + inner)
     graph.nodes.extend(recorded.node)
     graph.initializers.extend(recorded.initializer)
     return str(recorded.output[0].name)

@@ -9,6 +9,7 @@ from heads.calibration.calibration import LEAST_PROBABILITY, Calibration
 from heads.calibration.smoothing import Smoothing
 from heads.scoring.predictions import AU_THRESHOLD
 
+from .answers import Answer
 from .graph import Graph
 
 
@@ -20,50 +21,47 @@ def unit_thresholds(calibration: Calibration | None) -> tuple[float, ...]:
 
 
 def postprocessed(
-    graph: Graph, tables: Mapping[str, str], calibration: Calibration | None, *, usable: str, frame: str, n_rows: str
-) -> dict[str, str]:
+    graph: Graph, said: Mapping[str, Answer], calibration: Calibration | None, *, frame: str, n_rows: str
+) -> dict[str, Answer]:
     """Put smoothing, class bias and rescaling into a graph.
 
     Parameters
     ----------
     graph
         Where the nodes go.
-    tables : each shape (n_rows, n_outputs)
-        Task -> name of its probabilities or values, finite.
+    said
+        Task -> what is to be processed.
     calibration
         The fitted numbers; None changes nothing.
-    usable : shape (n_rows,), bool
-        Rows that weigh something in their neighbours.
     frame, n_rows
-        Frame numbers and their number.
-
-    Returns
-    -------
-    Task -> name of the processed table. Rows that are not usable hold numbers without a meaning.
+        Frame numbers of the rows and how many there are.
     """
-    made = dict(tables)
+    made = dict(said)
     if calibration is None:
         return made
     for task, smoothing in calibration.smoothing.items():
         if task in made:
-            made[task] = _smoothed(graph, made[task], smoothing, usable=usable, frame=frame, n_rows=n_rows)
+            table = _smoothed(graph, made[task], smoothing, frame=frame, n_rows=n_rows)
+            made[task] = made[task]._replace(table=table)
     if calibration.class_bias is not None and "expr" in made:
-        made["expr"] = _shifted(graph, made["expr"], np.array(calibration.class_bias))
+        table = _shifted(graph, made["expr"].table, np.array(calibration.class_bias))
+        made["expr"] = made["expr"]._replace(table=table)
     for task, affine in calibration.rescale.items():
         if task in made:
-            scaled = graph.node("Mul", made[task], graph.constant(affine.scale))
-            made[task] = _cut(graph, graph.node("Add", scaled, graph.constant(affine.offset)))
+            scaled = graph.node("Mul", made[task].table, graph.constant(affine.scale))
+            table = _cut(graph, graph.node("Add", scaled, graph.constant(affine.offset)))
+            made[task] = made[task]._replace(table=table)
     return made
 
 
-def _smoothed(graph: Graph, table: str, smoothing: Smoothing, *, usable: str, frame: str, n_rows: str) -> str:
+def _smoothed(graph: Graph, answer: Answer, smoothing: Smoothing, *, frame: str, n_rows: str) -> str:
     """A weighted mean of each row and its neighbours, (n_rows, k)."""
     reach = smoothing.reach
     rows = graph.widened(graph.range(n_rows), 1)
     wanted = graph.node("Add", rows, graph.constant(np.arange(-reach, reach + 1)[None]))  # (n_rows, 2 reach + 1)
     last = graph.node("Sub", n_rows, graph.constant(1))
     near = graph.node("Max", graph.node("Min", wanted, last), graph.constant(0))
-    known = graph.node("And", graph.node("Equal", near, wanted), graph.node("Gather", usable, near))
+    known = graph.node("And", graph.node("Equal", near, wanted), graph.node("Gather", answer.known, near))
     weight = graph.cast(known, "float")
     if smoothing.kind != "box":
         apart = graph.node("Sub", graph.node("Gather", frame, near), graph.widened(frame, 1))
@@ -71,7 +69,7 @@ def _smoothed(graph: Graph, table: str, smoothing: Smoothing, *, usable: str, fr
         scale = 2 * smoothing.width**2 if smoothing.kind == "gaussian" else smoothing.width
         spread = graph.node("Div", graph.node("Mul", apart, apart), graph.constant(-scale))
         weight = graph.node("Mul", weight, graph.node("Exp", spread))
-    values = graph.node("Gather", table, near)  # (n_rows, 2 reach + 1, k)
+    values = graph.node("Gather", answer.table, near)  # (n_rows, 2 reach + 1, k)
     sums = graph.node("Squeeze", graph.node("MatMul", graph.widened(weight, 1), values), graph.constant([1]))
     total = graph.node("ReduceSum", weight, graph.constant([1]), attributes={"keepdims": 1})
     # Where a row and all around it are missing nothing is known, and nothing is said in the end.

@@ -6,15 +6,17 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from featurestore.errors import ConfigError, PrecisionError
+from featurestore.errors import PrecisionError
 from featurestore.frames import FRAME_SCHEMA, FrameTable
-from heads.arrays import IntArray
 from heads.features.featureset import FeatureSet
 from heads.features.loaded import LoadedEmbeddings
-from heads.light.config import LightConfig
-from heads.runs.run import Run
-from heads.scoring.predictions import Predictions
+from heads.modules.config import HeadConfig
+from heads.scoring.predictions import AU_THRESHOLD, Predictions
+
+from .answers import FRAME
+from .subject import Subject
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 1e-4
 """How far a probability or value may be from the run's."""
 _MISSING_ROW: Final = 2  # of the longer video: one frame without an embedding
-_MOST_WINDOWS: Final = 5
 _ERRORS_ONLY: Final = 3
 
 
@@ -35,14 +36,14 @@ def open_session(content: bytes) -> "ort.InferenceSession":
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def verify(content: bytes, run: Run, *, raw: bool) -> float:
+def verify(content: bytes, subject: Subject) -> float:
     """Compare on two made-up videos, one of several windows and one that is shorter than a window.
 
     Parameters
     ----------
     content
         The model's bytes.
-    run, raw
+    subject
         What it was made of.
 
     Returns
@@ -54,22 +55,24 @@ def verify(content: bytes, run: Run, *, raw: bool) -> float:
     PrecisionError
         If it is above `TOLERANCE`, or a class, a unit or a missing row differs.
     """
-    features = _made_up(run)
-    expected = run.predict(features, split="test", raw=raw)
+    features, tensors = _made_up(subject)
+    expected = subject.predict(features, split="test")
     session = open_session(content)
+    names = [each.name for each in session.get_outputs()]
     worst = 0.0
     for start, stop in features.frames.segments("test").tolist():
         rows = np.arange(start, stop)
-        given: dict[str, NDArray[np.generic]] = {"frame": features.frame_numbers[rows]}
-        given |= {name: _embedding(features, name, rows) for name in run.head.encoders}
-        names = [each.name for each in session.get_outputs()]
+        given: dict[str, NDArray[np.generic]] = {FRAME: features.frame_numbers[rows]}
+        for name, tensor in tensors.items():
+            given[name] = tensor[rows].numpy().copy()
+            given[name][~features.usable_rows[name][rows]] = np.nan
         found = dict(zip(names, session.run(names, given), strict=True))
-        there = np.isin(expected.rows, rows)
-        worst = max(worst, difference(expected.where(there), found))
+        worst = max(worst, difference(expected.where(np.isin(expected.rows, rows)), found))
     if not worst <= TOLERANCE:
+        by = f"by {worst:.3g}" if np.isfinite(worst) else "in a class, a unit or a missing row"
         raise PrecisionError(
-            f"The exported graph is to give what run {run.name!r} gives, to {TOLERANCE:g}, but differs by {worst:.3g} "
-            "on made-up videos. Nothing was written. Report it with the run's config.json."
+            f"The exported graph is to give what {subject.name!r} gives, to {TOLERANCE:g}, but differs {by} on "
+            "made-up videos. Nothing was written. Report it with the run's config.json."
         )
     return worst
 
@@ -102,21 +105,20 @@ def difference(expected: Predictions, found: dict[str, NDArray[np.generic]]) -> 
         if (expected.expression_classes() != found["expression"])[clear].any():
             return float("inf")
     if expected.action_units is not None:
-        limits = 0.5 if expected.thresholds is None else expected.thresholds
+        limits = AU_THRESHOLD if expected.thresholds is None else expected.thresholds
         clear = ~(np.abs(expected.action_units - limits) <= TOLERANCE)
         if (expected.active_units() != found["action_units"])[clear].any():
             return float("inf")
     return worst
 
 
-def _made_up(run: Run) -> FeatureSet:
+def _made_up(subject: Subject) -> tuple[FeatureSet, dict[str, Tensor]]:
     """Random embeddings of a longer and a shorter video, with gaps between frames and a frame that is missing."""
-    seq = 1 if isinstance(run.head, LightConfig) else run.head.seq
-    longer = max(8, 2 * seq + 3)
-    lengths = {"longer": min(longer, _MOST_WINDOWS * 1000), "shorter": max(1, seq // 2)}
+    heads = (run.head for run in subject.members.values())
+    seq = max(head.seq if isinstance(head, HeadConfig) else 1 for head in heads)
     drawn = np.random.default_rng(0)
     tables = []
-    for video, n in lengths.items():
+    for video, n in (("longer", max(8, 2 * seq + 3)), ("shorter", max(1, seq // 2))):
         numbers = np.cumsum(drawn.integers(1, 5, n))
         columns: dict[str, object] = {name: [None] * n for name in FRAME_SCHEMA}
         columns |= {"video": [video] * n, "frame": numbers, "split": ["test"] * n}
@@ -124,20 +126,10 @@ def _made_up(run: Run) -> FeatureSet:
         tables.append(pl.DataFrame(columns, schema=FRAME_SCHEMA))
     frames = FrameTable(pl.concat(tables))
     generator = torch.Generator().manual_seed(0)
-    tensors, usable = {}, {}
-    for name in run.head.encoders:
-        tensors[name] = torch.randn(len(frames), *run.record.shapes[name], generator=generator)
-        usable[name] = np.ones(len(frames), dtype=np.bool_)
-    missing = run.head.encoders[-1]
+    tensors = {name: torch.randn(len(frames), *shape, generator=generator) for name, shape in subject.shapes.items()}
+    usable = {name: np.ones(len(frames), dtype=np.bool_) for name in tensors}
+    missing = list(tensors)[-1]
     tensors[missing][_MISSING_ROW], usable[missing][_MISSING_ROW] = 0, False
-    return FeatureSet(
-        frames, LoadedEmbeddings(tensors), usable, dict(run.record.encoders), torch.device("cpu"), "made up"
-    )
-
-
-def _embedding(features: FeatureSet, name: str, rows: IntArray) -> NDArray[np.float32]:
-    if not isinstance(features.embeddings, LoadedEmbeddings):
-        raise ConfigError("Embeddings in memory were expected.")
-    table = features.embeddings[name][torch.from_numpy(rows)].numpy().copy()
-    table[~features.usable_rows[name][rows]] = np.nan
-    return table
+    loaded = LoadedEmbeddings(tensors)
+    features = FeatureSet(frames, loaded, usable, dict(subject.encoders), torch.device("cpu"), "made up")
+    return features, tensors

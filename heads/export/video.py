@@ -1,4 +1,4 @@
-"""The graph of a run: one video's embeddings in, what the run says of each of its rows out.
+"""The graph of a run or a system: one video's embeddings in, what is said of each of its rows out.
 
 Inputs: one an encoder, by its name, float32 (n_rows, D) or (n_rows, T, D), rows in the order of time, NaN where a frame
 could not be embedded; and ``frame``, int64 (n_rows,), the source's frame numbers, ascending. The number of rows is
@@ -17,25 +17,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from pydantic import JsonValue
 
 from featurestore.errors import ConfigError
 from featurestore.labels import ACTION_UNITS, EXPRESSIONS
-from heads.calibration.calibration import Calibration
-from heads.light.config import LightConfig
-from heads.light.model import LightModel
-from heads.runs.run import Run
-from heads.tasks import TASKS
 
+from .answers import FRAME, Answer, answers, read_video
 from .graph import OPSET, TREES_DOMAIN, TREES_OPSET, Graph
-from .light import light_columns
-from .network import traced_columns
 from .postprocess import postprocessed, unit_thresholds
-from .windows import averaged, gaps_of, make_windows
+from .subject import Subject
 
 if TYPE_CHECKING:
     import onnx
 
-FRAME: Final = "frame"
 N_ROWS: Final = "n_rows"
 AU_NAMES: Final = tuple(f"AU{number}" for number in ACTION_UNITS)
 OUTPUTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -51,7 +45,7 @@ _IR_VERSION: Final = 9  # of the files that opset 18 came with or shortly after;
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoGraph:
-    """A run as an ONNX model.
+    """A run or a system as an ONNX model.
 
     Attributes
     ----------
@@ -66,15 +60,8 @@ class VideoGraph:
     outputs: Mapping[str, tuple[int | str, ...]]
 
 
-def video_graph(run: Run, *, raw: bool = False) -> VideoGraph:
-    """Build the graph of a run.
-
-    Parameters
-    ----------
-    run
-        Of any head.
-    raw
-        Without the run's post-processing.
+def video_graph(subject: Subject) -> VideoGraph:
+    """Build the graph of a run or a system.
 
     Raises
     ------
@@ -82,93 +69,47 @@ def video_graph(run: Run, *, raw: bool = False) -> VideoGraph:
         If an encoder's name is taken by an input or output of the graph, or a light head holds something that has no
         counterpart in ONNX.
     """
-    _check_names(run.head.encoders, run.head.joint)
-    calibration = None if raw else run.calibration
+    _check_names(subject)
     graph = Graph()
-    names = run.head.encoders
-    n_rows = graph.length(names[0])
-    filled, usable = _without_gaps(graph, names, run.record.shapes)
-    if isinstance(run.model, LightModel):
-        columns = light_columns(graph, run.model, filled, usable=usable, n_rows=n_rows)
-    else:
-        columns = _windowed(graph, run, filled, n_rows=n_rows)
-    tables = postprocessed(
-        graph, _split(graph, columns, run.head.joint), calibration, usable=usable, frame=FRAME, n_rows=n_rows
-    )
-    _put_out(graph, tables, unit_thresholds(calibration), usable=usable)
-    return _assembled(graph, run, calibration)
+    video = read_video(graph, subject.shapes)
+    said = answers(graph, subject, video)
+    said = postprocessed(graph, said, subject.calibration, frame=FRAME, n_rows=video.n_rows)
+    _put_out(graph, said, unit_thresholds(subject.calibration))
+    return _assembled(graph, subject)
 
 
-def _check_names(encoders: Sequence[str], joint: Sequence[str]) -> None:
-    taken = {FRAME, *(name for task in joint for name in OUTPUTS[task])}
-    for name in encoders:
-        if name in taken or name.startswith(("abaw/", "head/")):
+def _check_names(subject: Subject) -> None:
+    taken = {FRAME, *(name for task in subject.joint for name in OUTPUTS[task])}
+    for name in subject.encoders:
+        if name in taken:
             raise ConfigError(
-                f"In an ONNX file encoders are inputs by their names, but {name!r} already names something else in it "
-                f"({', '.join(sorted(taken))}). Extract the encoder under another name, and fit the head on that."
+                f"In an ONNX file encoders are inputs by their names, but {name!r} is another input or output of it "
+                f"(run: {subject.name}). Extract the encoder under another name, and fit the head on that."
             )
 
 
-def _without_gaps(graph: Graph, names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> tuple[list[str], str]:
-    """The embeddings with 0 in rows that hold a NaN, and which rows every encoder has embedded, bool (n_rows,)."""
-    filled, usable, zero = [], "", graph.constant(0.0)
-    for name in names:
-        n_axes = len(shapes[name])
-        missing = graph.cast(graph.node("IsNaN", name), "float")
-        axes = graph.constant(list(range(1, 1 + n_axes)))
-        known = graph.node("Equal", graph.node("ReduceMax", missing, axes, attributes={"keepdims": 0}), zero)
-        usable = graph.node("And", usable, known) if usable else known
-        for axis in range(n_axes):
-            known = graph.widened(known, axis + 1)
-        filled.append(graph.node("Where", known, name, zero))
-    return filled, usable
-
-
-def _windowed(graph: Graph, run: Run, filled: Sequence[str], *, n_rows: str) -> str:
-    """What a neural head says of each row, (n_rows, n_columns)."""
-    if isinstance(run.model, LightModel) or isinstance(run.head, LightConfig):
-        raise ConfigError("A neural head was expected, got a light one. Export it as what it is.")
-    head = run.head
-    windows = make_windows(graph, head, n_rows=n_rows, frame=FRAME)
-    inputs = [graph.node("Gather", tensor, windows.rows) for tensor in filled]
-    gaps = graph.node("Gather", gaps_of(graph, FRAME), windows.rows) if head.gap_input else ""
-    shapes = [tuple(run.record.shapes[name]) for name in head.encoders]
-    columns = traced_columns(graph, run.model, shapes, windows=inputs, mask=windows.mask, gaps=gaps)
-    width = sum(TASKS[task].n_outputs for task in head.joint)
-    return averaged(graph, columns, windows, n_rows=n_rows, width=width)
-
-
-def _split(graph: Graph, columns: str, joint: Sequence[str]) -> dict[str, str]:
-    """Task -> its columns, (n_rows, n_outputs)."""
-    tables, start = {}, 0
-    for task in joint:
-        stop = start + TASKS[task].n_outputs
-        tables[task] = graph.part(columns, start, stop, axis=1)
-        start = stop
-    return tables
-
-
-def _put_out(graph: Graph, tables: Mapping[str, str], thresholds: Sequence[float], *, usable: str) -> None:
+def _put_out(graph: Graph, said: Mapping[str, Answer], thresholds: Sequence[float]) -> None:
     nothing = graph.constant(float("nan"))
-    known = graph.widened(usable, 1)
-    for task, table in tables.items():
-        if task in ("v", "a"):
-            flat = graph.node("Squeeze", table, graph.constant([1]))
-            graph.node("Where", usable, flat, nothing, output=OUTPUTS[task][0])
-    if "expr" in tables:
-        best = graph.node("ArgMax", tables["expr"], attributes={"axis": 1, "keepdims": 0})
-        graph.node("Where", usable, best, graph.constant(-1), output="expression")
-        # One name more than there are classes: -1 is the last one's place.
-        graph.node("Gather", graph.texts([*EXPRESSIONS, ""]), "expression", output="expression_label")
-        graph.node("Where", known, tables["expr"], nothing, output="expression_probabilities")
-    if "au" in tables:
-        active = graph.node("Greater", tables["au"], graph.constant(np.array(thresholds)[None]))
-        graph.node("And", active, known, output="action_units")
-        graph.node("Where", known, tables["au"], nothing, output="action_unit_probabilities")
-        graph.node("Identity", graph.texts(AU_NAMES), output="action_unit_names")
+    for task, (table, known) in said.items():
+        wide = graph.widened(known, 1)
+        match task:
+            case "expr":
+                best = graph.node("ArgMax", table, attributes={"axis": 1, "keepdims": 0})
+                graph.node("Where", known, best, graph.constant(-1), output="expression")
+                # One name more than there are classes: -1 is the last one's place.
+                graph.node("Gather", graph.texts([*EXPRESSIONS, ""]), "expression", output="expression_label")
+                graph.node("Where", wide, table, nothing, output="expression_probabilities")
+            case "au":
+                active = graph.node("Greater", table, graph.constant(np.array(thresholds)[None]))
+                graph.node("And", active, wide, output="action_units")
+                graph.node("Where", wide, table, nothing, output="action_unit_probabilities")
+                graph.node("Identity", graph.texts(AU_NAMES), output="action_unit_names")
+            case _:
+                flat = graph.node("Squeeze", table, graph.constant([1]))
+                graph.node("Where", known, flat, nothing, output=OUTPUTS[task][0])
 
 
-def _assembled(graph: Graph, run: Run, calibration: Calibration | None) -> VideoGraph:
+def _assembled(graph: Graph, subject: Subject) -> VideoGraph:
     from onnx import TensorProto, helper
 
     kinds = {
@@ -177,9 +118,9 @@ def _assembled(graph: Graph, run: Run, calibration: Calibration | None) -> Video
         "action_units": TensorProto.BOOL,
         "action_unit_names": TensorProto.STRING,
     }
-    inputs: dict[str, tuple[int | str, ...]] = {name: (N_ROWS, *run.record.shapes[name]) for name in run.head.encoders}
+    inputs: dict[str, tuple[int | str, ...]] = {name: (N_ROWS, *shape) for name, shape in subject.shapes.items()}
     inputs[FRAME] = (N_ROWS,)
-    outputs = {name: _shape(name) for task, names in OUTPUTS.items() if task in run.head.joint for name in names}
+    outputs = {name: _shape(name) for task, names in OUTPUTS.items() if task in subject.joint for name in names}
     made = helper.make_graph(
         graph.nodes,
         "video",
@@ -201,7 +142,7 @@ def _assembled(graph: Graph, run: Run, calibration: Calibration | None) -> Video
         producer_version=version("abaw"),
         doc_string=__doc__,
     )
-    helper.set_model_props(model, _facts(run, calibration))
+    helper.set_model_props(model, _facts(subject))
     return VideoGraph(model=model, inputs=inputs, outputs=outputs)
 
 
@@ -217,19 +158,21 @@ def _shape(output: str) -> tuple[int | str, ...]:
             return (N_ROWS,)
 
 
-def _facts(run: Run, calibration: Calibration | None) -> dict[str, str]:
-    """What the file's metadata says; all but texts as JSON."""
-    record = run.record
-    encoders = {
-        name: {"shape": list(record.shapes[name]), "fingerprint": record.encoders[name]} for name in run.head.encoders
+def _facts(subject: Subject) -> dict[str, str]:
+    """What the file's metadata says; all but the name as JSON."""
+    encoders: dict[str, JsonValue] = {
+        name: {"shape": list(subject.shapes[name]), "fingerprint": fingerprint}
+        for name, fingerprint in subject.encoders.items()
     }
-    facts = {
-        "tasks": list(run.head.joint),
+    calibration = subject.calibration
+    facts: dict[str, JsonValue] = {
+        "tasks": list(subject.joint),
         "expressions": list(EXPRESSIONS),
         "action_units": list(AU_NAMES),
         "thresholds": list(unit_thresholds(calibration)),
         "calibration": None if calibration is None else calibration.to_dict(),
         "encoders": encoders,
-        "head": run.head.to_dict(),
+        "heads": {name: run.head.to_dict() for name, run in subject.members.items()},
+        "weights": {task: dict(weights) for task, weights in subject.weights.items()},
     }
-    return {"abaw.run": run.name} | {f"abaw.{name}": json.dumps(value) for name, value in facts.items()}
+    return {"abaw.run": subject.name} | {f"abaw.{name}": json.dumps(value) for name, value in facts.items()}

@@ -109,7 +109,7 @@ def _frame_windows(graph: Graph, frame: str, length: int, step: int) -> Windows:
     span = graph.node("Add", graph.node("Gather", since, graph.constant(-1)), graph.constant(1))
     count = _count(graph, span, length, step)
     # Rows before each frame, counted once: windows then begin and end where a table says.
-    size = graph.node("Add", graph.node("Mul", count, graph.constant(step)), graph.constant(length + 1))
+    size = graph.node("Add", graph.node("Mul", count, graph.constant(step)), graph.constant(length))
     nothing = graph.node("Expand", graph.constant([0]), graph.widened(size, 0))
     ones = graph.node("Expand", graph.constant([1]), graph.node("Shape", since))
     here = graph.node("ScatterND", nothing, graph.widened(since, 1), ones)

@@ -23,15 +23,28 @@ class Optimizer:
         Rate, schedule, decay, clipping.
     n_steps
         How many steps an epoch has.
+    undecayed
+        What is fitted along without weight decay, such as the losses' variances.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], training: FitConfig, *, n_steps: int) -> None:
-        self._parameters = list(parameters)
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        training: FitConfig,
+        *,
+        n_steps: int,
+        undecayed: Iterable[Tensor] = (),
+    ) -> None:
+        decayed, spared = list(parameters), list(undecayed)
+        self._parameters = [*decayed, *spared]
+        groups: list[dict[str, object]] = [{"params": decayed}]
+        if spared:
+            groups.append({"params": spared, "weight_decay": 0.0})
         self._training, self._n_steps = training, max(1, n_steps)
         self._taken = 0
         # One kernel for all parameters; weight by weight the step costs as much as the LSTM on a CPU.
         self._adamw = torch.optim.AdamW(
-            self._parameters,
+            groups,
             lr=training.learning_rate,
             betas=training.betas,
             weight_decay=training.weight_decay,

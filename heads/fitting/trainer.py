@@ -59,7 +59,10 @@ class Trainer:
         self._loss = MultiTaskLoss(weights=training.weights, config=training.loss, statistics=statistics)
         self._loss.prepare(head.joint, features.device)
         self._optimizer = Optimizer(
-            [*model.parameters(), *self._loss.parameters()], training, n_steps=-(-len(windows) // self._batch_windows)
+            model.parameters(),
+            training,
+            n_steps=-(-len(windows) // self._batch_windows),
+            undecayed=self._loss.parameters(),
         )
         self._average = WeightAverage(model, training.average) if training.average else None
         self._order = np.random.default_rng(training.seed)
@@ -92,8 +95,21 @@ class Trainer:
         return loss, task_losses
 
     def judged(self) -> Predictions:
-        """Predictions of the rows that judge, as the fit stands."""
-        return predict(self.scored, self.features, segments=self.parts.judged)
+        """Predictions of the rows that judge, as the fit stands.
+
+        Raises
+        ------
+        PrecisionError
+            If none is a number though there are embeddings: the epoch's last step may ruin the weights unseen.
+        """
+        predictions = predict(self.scored, self.features, segments=self.parts.judged)
+        is_usable = self.features.usable(self.head.encoders)[predictions.rows]
+        if is_usable.any() and not predictions.predicted().any():
+            raise PrecisionError(
+                f"No prediction is a number any more (head on {'+'.join(self.head.encoders)}, learning rate "
+                f"{self.training.learning_rate}). Lower the learning rate, or check the embeddings' range."
+            )
+        return predictions
 
     def _outputs(self) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         half = self.training.precision == "bfloat16"

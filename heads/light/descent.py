@@ -45,10 +45,11 @@ def descend_units(
         weight = counted[places]
         return (each * weight).sum() / (weight > 0).sum().clamp(min=1)
 
-    fitted = fit_layers(X, rows, loss, units.shape[1], groups, config)
+    start = constant_logit((weights * (units == 1)).sum(axis=0), (weights * (units == 0)).sum(axis=0))
+    fitted = fit_layers(X, rows, loss, start, groups, config)
     positive, negative = (units == 1).sum(axis=0), (units == 0).sum(axis=0)
     alike = np.flatnonzero((positive == 0) | (negative == 0)).tolist()  # nothing to tell apart
-    constants = {number: constant_logit(positive[number], negative[number]) for number in alike}
+    constants = dict(zip(alike, constant_logit(positive, negative)[alike].tolist(), strict=True))
     return Descended(fitted.layers.constant(constants), fitted.epoch)
 
 
@@ -67,7 +68,7 @@ def descend_classes(
     def loss(outputs: Tensor, places: Tensor) -> Tensor:
         return (functional.cross_entropy(outputs, labels[places], reduction="none") * counted[places]).mean()
 
-    return fit_layers(X, rows, loss, int(classes.max()) + 1, groups, config)
+    return fit_layers(X, rows, loss, np.log(np.bincount(classes, weights) / weights.sum()), groups, config)
 
 
 def descend_values(X: Tensor, rows: IntArray, values: Float64Array, groups: IntArray, config: LightConfig) -> Descended:
@@ -81,5 +82,5 @@ def descend_values(X: Tensor, rows: IntArray, values: Float64Array, groups: IntA
             return functional.mse_loss(output, wanted)
         return concordance_loss(output, wanted, torch.ones_like(wanted, dtype=torch.bool))
 
-    fitted = fit_layers(X, rows, loss, 1, groups, config)
+    fitted = fit_layers(X, rows, loss, np.zeros(1), groups, config)
     return Descended(fitted.layers.scaled(deviation, mean), fitted.epoch)

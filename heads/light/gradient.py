@@ -6,7 +6,7 @@ for some rows' loss.
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featurestore.errors import PrecisionError
-from heads.arrays import IntArray
+from heads.arrays import Float64Array, IntArray
 from heads.fitting.seeding import seeded
 
 from .config import LightConfig
@@ -40,7 +40,7 @@ def fit_layers(
     X: Tensor,
     rows: IntArray,
     loss: Loss,
-    n_outputs: int,
+    start: Float64Array,
     groups: IntArray,
     config: LightConfig,
 ) -> Descended:
@@ -54,8 +54,10 @@ def fit_layers(
         Those of its rows that are learned from.
     loss
         Of outputs; it is given numbers in 0 .. n - 1, places in `rows`.
-    n_outputs
-        Columns of the outputs.
+    start : shape (n_outputs,)
+        What the outputs' biases begin as: best what the outputs would be if nothing were known of a row. A bias moves
+        by no more than the rate a step, and until a rare label's has come down to its -2 or -4 the weights make up for
+        it, each training video by what is peculiar to it.
     groups : shape (n,)
         Of which whole ones are held out.
     config
@@ -70,7 +72,7 @@ def fit_layers(
     """
     table = torch.from_numpy(rows).to(X.device)
     places = np.arange(len(rows))
-    descent = _Descent(X, table, loss, config, [X.shape[1], *config.hidden_layers, n_outputs])
+    descent = _Descent(X, table, loss, config, torch.from_numpy(start).float())
     if not config.early_stopping_rounds:
         return Descended(descent.run(places, None, config.epochs)[0], config.epochs)
     held = hold_out(groups, config.held_out, seed=config.seed)
@@ -86,13 +88,13 @@ class _Descent:
     table: Tensor
     loss: Loss
     config: LightConfig
-    widths: list[int]
+    start: Tensor
 
     def run(self, learned: IntArray, judged: IntArray | None, epochs: int) -> tuple[Layers, int]:
         """The layers of the best epoch, and which it was; of the last one where nothing judges."""
         config, device = self.config, self.X.device
         with seeded(config.seed, device):
-            network = _network(self.widths, config.dropout).to(device)
+            network = self._network().to(device)
             optimizer = torch.optim.AdamW(
                 network.parameters(), lr=config.rate, weight_decay=config.weight_decay, fused=True
             )
@@ -117,6 +119,18 @@ class _Descent:
         network.load_state_dict(best)
         return _read_out(network), best_epoch
 
+    def _network(self) -> nn.Sequential:
+        widths = [self.X.shape[1], *self.config.hidden_layers]
+        parts: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(self.config.dropout)]
+        last = nn.Linear(widths[-1], len(self.start))
+        with torch.no_grad():
+            last.bias.copy_(self.start)
+            if len(widths) == 1:  # a convex problem, which needs no chance to begin with
+                last.weight.zero_()
+        return nn.Sequential(*parts, last)
+
     def _train(self, network: nn.Sequential, optimizer: torch.optim.Optimizer, shuffled: Tensor) -> None:
         network.train()
         for places in torch.split(shuffled, self.config.batch_rows):
@@ -130,13 +144,6 @@ class _Descent:
         network.eval()
         outputs = [network(self.X[self.table[block]]) for block in torch.split(places, _BLOCK_ROWS)]
         return float(self.loss(torch.cat(outputs), places))
-
-
-def _network(widths: Sequence[int], dropout: float) -> nn.Sequential:
-    parts: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths[:-1]):
-        parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*parts, nn.Linear(widths[-2], widths[-1]))
 
 
 def _read_out(network: nn.Sequential) -> Layers:

@@ -60,10 +60,10 @@ def solve_units(
     coefficients, intercepts = [], []
     for labels, weight in zip(units.T, weights.T, strict=True):
         valid = np.flatnonzero(~np.isnan(labels))
-        positive = labels[valid].sum()
-        if positive in (0, len(valid)):  # nothing to tell apart
+        positive = labels[valid].sum(keepdims=True)
+        if positive[0] in (0, len(valid)):  # nothing to tell apart
             coefficients.append(np.zeros((1, X.shape[1])))
-            intercepts.append(np.array([constant_logit(positive, len(valid) - positive)]))
+            intercepts.append(constant_logit(positive, len(valid) - positive))
             continue
         model = make_classifier(config).fit(_some(X, rows[valid]), labels[valid].astype(np.int64), weight[valid])
         coefficients.append(np.atleast_2d(model.coef_))

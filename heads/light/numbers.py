@@ -56,9 +56,10 @@ class Numbers(Protocol):
         ...
 
 
-def constant_logit(n_positive: float, n_negative: float) -> float:
-    """The logit of a unit whose labels are all alike, from their counts; half a row is added to both."""
-    return float(np.log((n_positive + 0.5) / (n_negative + 0.5)))
+def constant_logit(positive: FloatArray | IntArray, negative: FloatArray | IntArray) -> Float64Array:
+    """Logits of units of which nothing but counts of labels is known; half a row is added to each count."""
+    logits: Float64Array = np.log((positive + 0.5) / (negative + 0.5))
+    return logits
 
 
 def sigmoid(logits: Float64Array) -> Float64Array:

@@ -36,7 +36,7 @@ def piece_blend(features: FeatureSet, recipe: Recipe, pieces: Sequence[Piece], m
     weights: dict[str, dict[str, float]] = {}
     for task in recipe.tasks:
         fits = {
-            member.name: [piece.name for piece in pieces if piece.member.name == member.name and task in piece.tasks]
+            member.name: [piece.name for piece in pieces if piece.model == member.name and task in piece.tasks]
             for member in recipe.answering(task)
         }
         shares = _member_weights(features, recipe, task, fits, made)

@@ -147,7 +147,7 @@ def board_rows(fitted: FittedSystem, system: System, state: StoreState) -> list[
         "folds": config.n_folds,
         "epochs": config.epochs,
         "selected_on": "; ".join(record.selected_on),
-        "stand_ins": "; ".join(record.stand_ins),
+        "stand_ins": "; ".join(record.stand_ins) or None,
         "encoders": "+".join(record.encoders),
         "data": board_data(state, system.encoders),
         "key": board_key(state, config),

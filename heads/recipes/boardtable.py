@@ -216,13 +216,17 @@ def _marks(row: Mapping[str, object]) -> Iterable[str]:
 
 
 def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else _unsigned_zero(f"{value:.3f}")
 
 
 def _short(value: float) -> str:
     """Two digits, without the zero before the point."""
-    text = f"{value:.2f}"
+    text = _unsigned_zero(f"{value:.2f}")
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def _unsigned_zero(text: str) -> str:
+    return text if float(text) else text.removeprefix("-")
 
 
 def _counted(number: int) -> str:

@@ -180,10 +180,10 @@ def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep
     made: dict[str, Made] = {}
     for number, pieces in enumerate(fits):
         first = pieces[0]
-        tell = _Teller(on_step, first.member.name, number * (n_folds + 1), n_folds, len(fits) * (n_folds + 1))
+        tell = _Teller(on_step, first.model, number * (n_folds + 1), n_folds, len(fits) * (n_folds + 1))
         results = make_each(
             features,
-            first.member.head,
+            first.head,
             first.training,
             [piece.training.select for piece in pieces],
             judging,

@@ -20,12 +20,11 @@ from featurestore.errors import AbawError, ConfigError, unknown_name
 from featurestore.store import FeatureStore
 from heads.checking import at_least, raise_all
 from heads.features.featureset import FeatureSet
-from heads.runs.making import CALIBRATE_ON
 
 from .board import BoardRow, StoreState, as_board, board_key, board_rows, read_board, still_true, write_board
 from .boardtable import write_markdown
 from .fitting import FitStep, fit_system
-from .plan import SystemConfig
+from .plan import CALIBRATE_ON, SystemConfig
 from .recipe import Recipe
 from .standing import Standing, standings
 from .system import System, system_name
@@ -68,10 +67,9 @@ class BoardConfig:
     save: bool = True
 
     def __post_init__(self) -> None:
-        known = (*CALIBRATE_ON, "none")
-        mistakes = (
-            [] if self.calibrate_on in known else [str(unknown_name("split to calibrate on", self.calibrate_on, known))]
-        )
+        mistakes = []
+        if self.calibrate_on not in CALIBRATE_ON:
+            mistakes.append(str(unknown_name("split to calibrate on", self.calibrate_on, CALIBRATE_ON)))
         mistakes += at_least(2, folds=self.folds) + at_least(1, epochs=self.epochs)
         mistakes += [] if self.seeds else ["seeds must name at least one."]
         if len(set(self.seeds)) < len(self.seeds):

@@ -50,7 +50,7 @@ class Member:
     epoch_per_task: bool = False
 
     def __post_init__(self) -> None:
-        raise_all(f"model {self.name!r}", self._mistakes())
+        raise_all(f"model {self.name}", self._mistakes())
         object.__setattr__(self, "tasks", in_task_order(self.tasks))
         if isinstance(self.head, HeadConfig):
             # Spelled out, so that a recipe that was written equals the one that is read.

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from featurestore.errors import unknown_name
 from heads.calibration.config import PostConfig
 from heads.checking import at_least, raise_all
 from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
-from heads.runs.making import CALIBRATE_ON, N_FOLDS
+from heads.modules.config import HeadConfig
 
 from .member import Member
 from .recipe import Recipe
+
+N_FOLDS: Final = 5
+"""For out-of-fold predictions, unless another number is asked for: as many as for a single head."""
+CALIBRATE_ON: Final = ("train", "val", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +57,8 @@ class SystemConfig:
     select_on_folds: bool = False
 
     def __post_init__(self) -> None:
-        known = (*CALIBRATE_ON, "none")
-        if self.calibrate_on not in known:
-            raise unknown_name("split to calibrate on", self.calibrate_on, known)
+        if self.calibrate_on not in CALIBRATE_ON:
+            raise unknown_name("split to calibrate on", self.calibrate_on, CALIBRATE_ON)
         raise_all("system", at_least(2, folds=self.folds) + at_least(1, epochs=self.epochs))
         self.recipe.on(self.roles)  # refuses roles that cannot be played so
 
@@ -89,33 +93,35 @@ class Piece:
     ----------
     name
         Of its folder.
-    member
-        The model, on encoders of the store.
+    model
+        Of the recipe's which one.
     tasks
         What it answers.
+    head
+        On encoders of the store; of a light one with seed and epochs.
     training
-        With seed and epochs; of a light head what it takes nothing of.
+        With seed and epochs; a light head takes nothing of it.
     """
 
     name: str
-    member: Member
+    model: str
     tasks: tuple[str, ...]
+    head: HeadConfig | LightConfig
     training: FitConfig
 
 
 def _pieces(member: Member, config: SystemConfig, number: int) -> Iterator[Piece]:
-    """The fits of a model with its `number`-th seed, from 0."""
+    """What comes of a model with its `number`-th seed, from 0."""
     seed = config.seed + number
     name = member.name if number == 0 else f"{member.name}.seed{number + 1}"
     head = member.head
     if isinstance(head, LightConfig):
         head = replace(head, seed=seed, epochs=config.epochs or head.epochs)
-    seeded = replace(member, head=head)
     training = replace(member.training or FitConfig(), seed=seed)
-    if config.epochs is not None:
-        training = replace(training, epochs=config.epochs)
+    training = replace(training, epochs=config.epochs or training.epochs)
+    whole = Piece(name=name, model=member.name, tasks=member.tasks, head=head, training=training)
     if not member.epoch_per_task:
-        yield Piece(name=name, member=seeded, tasks=member.tasks, training=training)
+        yield whole
         return
     for task in member.tasks:
-        yield Piece(name=f"{name}.{task}", member=seeded, tasks=(task,), training=replace(training, select=task))
+        yield replace(whole, name=f"{name}.{task}", tasks=(task,), training=replace(training, select=task))

@@ -71,7 +71,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        raise_all(f"recipe {self.name!r}", self._mistakes())
+        raise_all(f"recipe {self.name}", self._mistakes())
 
     def _mistakes(self) -> list[str]:
         mistakes = name_mistakes("name", self.name)

@@ -13,7 +13,7 @@ they predict: a system of large models takes no more memory than the largest.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from heads.fitting.fit import score_rows
 from heads.runs.folder import replace_folder
 from heads.runs.making import Judging, calibrated
 from heads.runs.place import check_run_name
-from heads.runs.record import RunRecord, read_record, versions
+from heads.runs.record import versions
 from heads.runs.run import Run
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
@@ -37,6 +37,7 @@ from heads.scoring.tabulate import prediction_table
 
 from .fitting import FittedSystem
 from .plan import SystemConfig
+from .savedmembers import SavedMembers
 from .standing import stand_in
 from .systemrecord import SYSTEM_FILE, SystemRecord, read_system, system_configuration
 
@@ -224,38 +225,6 @@ class System:
     def evaluate(self, features: FeatureSet, *, split: str = "val", raw: bool = False) -> Scores:
         """Predict a split and score it; raises as `predict` does."""
         return score_rows(features, self.predict(features, split=split, raw=raw))
-
-
-class SavedMembers(Mapping[str, Run]):
-    """The runs of a system on disk, each read when it is asked for.
-
-    Parameters
-    ----------
-    folder
-        Theirs.
-    names
-        What must be there.
-
-    Raises
-    ------
-    MissingFileError, ConfigError
-        If one is not there, or its record cannot be read.
-    """
-
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
-        self._folder = folder
-        self.records: dict[str, RunRecord] = {name: read_record(folder / name) for name in names}
-
-    def __getitem__(self, name: str) -> Run:
-        if name not in self.records:
-            raise KeyError(name)
-        return Run.load(self._folder / name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.records)
-
-    def __len__(self) -> int:
-        return len(self.records)
 
 
 def system_name(config: SystemConfig) -> str:

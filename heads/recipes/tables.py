@@ -125,7 +125,7 @@ def _member(mistakes: list[str], number: int, table: dict[str, JsonValue]) -> Me
     made = None
     if not found and head is not None:
         rest: dict[str, JsonValue] = {name: table[name] for name in _ANSWERS if name in table}
-        made = _tried(found, "it", lambda value: _member_of(str(table["name"]), head, training, value), rest)
+        made = _tried(found, "", lambda value: _member_of(str(table["name"]), head, training, value), rest)
     mistakes += [f"{where}: {mistake}" for mistake in found]
     return made
 
@@ -250,5 +250,6 @@ def _tried(mistakes: list[str], where: str, make: Callable[[Given], Made], value
     try:
         return make(value)
     except AbawError as error:
-        mistakes.append(f"{where}: {_INTRODUCED.sub('', str(error))}")
+        told = _INTRODUCED.sub("", str(error))
+        mistakes.append(f"{where}: {told}" if where else told)
         return None

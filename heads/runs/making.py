@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+
 from featurestore.errors import ConfigError, unknown_name
 from heads.arrays import IntArray
 from heads.calibration.calibrate import calibrate
@@ -168,6 +170,7 @@ def make_each(
     head has no epochs: its one fit stands for all.
     """
     judging = judging or Judging()
+    _check_calibrates(features, config.encoders, judging)
     held_out: Sequence[OutOfFold | None] = [None] * len(selects)
     if judging.n_folds is not None:
         folds = video_folds(features.frames, judging.n_folds, seed=judging.fold_seed)
@@ -185,6 +188,19 @@ def make_each(
     else:
         fitted = fit_each(features, config, training, selects, on_epoch=on_epoch)
     return tuple(_judged(features, judging, each, folded) for each, folded in zip(fitted, held_out, strict=True))
+
+
+def _check_calibrates(features: FeatureSet, encoders: Sequence[str], judging: Judging) -> None:
+    """Refuse before the fit what `calibrate` would refuse after it."""
+    if judging.post.is_empty:
+        return
+    rows = features.frames.rows(judging.calibrate_on)
+    n_videos = len(np.unique(features.video_ids[rows[features.usable(encoders)[rows]]]))
+    if n_videos < 2:
+        raise ConfigError(
+            f"Post-processing is judged on videos that it was not fitted on, but {judging.calibrate_on} has embeddings "
+            f"of {n_videos}. Calibrate on {'val' if judging.calibrate_on == 'train' else 'train'}, or leave it out."
+        )
 
 
 def _judged(

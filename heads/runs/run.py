@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 

@@ -56,39 +56,18 @@ def concordance_from_sums(sums: Float64Array) -> Float64Array:
     They are n and the sums of x, y, x^2, y^2 and xy of target x and prediction y, and add up over videos. Taken
     about the target's mean (CCC does not change when both move together) they hardly cancel.
     """
-    gap, variance_x, variance_y, covariance, defined = _moments(sums)
-    spread = variance_x + variance_y + gap**2
-    result: Float64Array = np.zeros_like(spread)
-    np.divide(2 * covariance, spread, out=result, where=defined & (spread > 0))
-    return np.minimum(np.maximum(result, -1.0), 1.0)
-
-
-def correlation_from_sums(sums: Float64Array) -> Float64Array:
-    """Pearson's correlation from the same statistics, shape (..., 6) -> (...); 0 where it has no value.
-
-    It is the CCC after the best factor and offset.
-    """
-    _, variance_x, variance_y, covariance, defined = _moments(sums)
-    result: Float64Array = np.zeros_like(covariance)
-    np.divide(covariance, np.sqrt(np.maximum(variance_x * variance_y, 0)), out=result, where=defined)
-    return np.minimum(np.maximum(result, -1.0), 1.0)
-
-
-def _moments(sums: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array, BoolArray]:
-    """Difference of means, both variances, covariance, and where both vary."""
     n, sum_x, sum_y, sum_xx, sum_yy, sum_xy = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     n = np.maximum(n, 1)
     mean_x, mean_y = sum_x / n, sum_y / n
     variance_x, variance_y = sum_xx / n - mean_x**2, sum_yy / n - mean_y**2
+    covariance = sum_xy / n - mean_x * mean_y
+    spread = variance_x + variance_y + (mean_x - mean_y) ** 2
     # A variance that is rounding noise is none: else 0 / 0 would come out as anything.
     scale = np.finfo(np.float64).eps * 16 * (sum_xx + sum_yy) / n
-    return (
-        mean_x - mean_y,
-        variance_x,
-        variance_y,
-        sum_xy / n - mean_x * mean_y,
-        (variance_x > scale) & (variance_y > scale),
-    )
+    defined = (variance_x > scale) & (variance_y > scale)
+    result: Float64Array = np.zeros_like(spread)
+    np.divide(2 * covariance, spread, out=result, where=defined & (spread > 0))
+    return np.minimum(np.maximum(result, -1.0), 1.0)
 
 
 def f1_per_class(

@@ -120,7 +120,7 @@ def _medians(values: Sequence[Value], scores: Sequence[float]) -> tuple[tuple[st
 def _labels(values: Sequence[Value]) -> list[str]:
     """What values are counted as: numbers of a range as below or above the middle, 0 (what is not there) as none."""
     numbers = [value for value in values if isinstance(value, float) and value]
-    if len(set(numbers)) <= _N_LISTED:
+    if len(set(numbers)) <= min(_N_LISTED, len(numbers) // 2):
         return [value if isinstance(value, str) else f"{value:g}" if value else "none" for value in values]
     middle = median(numbers)
     return [

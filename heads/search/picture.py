@@ -107,16 +107,17 @@ def _draw_choices(axes: Axes, found: Sequence[Choice]) -> None:
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_PALE, fontsize=9)
         return
     places = list(range(len(found)))[::-1]
+    widest = max(0.05, 1.05 * max(choice.importance for choice in found))
     axes.barh(places, [choice.importance for choice in found], height=0.34, color=_BLUE)
     for place, choice in zip(places, found, strict=True):
-        shown = [f"{label} {score:.3f} ({n})" for label, score, n in choice.medians[:_N_VALUES]]
+        shown = [f"{label}: {score:.3f} ({n})" for label, score, n in choice.medians[:_N_VALUES]]
         more = len(choice.medians) - len(shown)
         text = "   ".join([*shown, *([f"and {more} more"] if more else [])])
-        axes.text(0, place - 0.22, text, fontsize=7.5, color=_INK, va="top", ha="left")
+        axes.text(0.004 * widest, place - 0.22, text, fontsize=7.5, color=_INK, va="top", ha="left")
     axes.set_yticks(places, [choice.name for choice in found], fontsize=9)
     axes.set_ylim(-0.75, len(found) - 0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlim(0, max(0.05, 1.05 * max(choice.importance for choice in found)))
+    axes.set_xlim(0, widest)
     axes.set_xlabel("share of the scores' variance; (n): trials")
     axes.grid(axis="x", color=_GRID, linewidth=0.8)

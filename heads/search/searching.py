@@ -24,10 +24,13 @@ from pydantic import JsonValue
 
 from featurestore.atomic import replace_file
 from featurestore.errors import ConfigError, FileExistsAlreadyError
+from heads.checking import raise_all
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
 from heads.fitting.workers import run_jobs
+from heads.recipes.names import name_mistakes
+from heads.recipes.tomlfile import write_recipe
 from heads.scoring.scores import Scores
 
 from .budget import Budget
@@ -181,11 +184,12 @@ def search(
     Raises
     ------
     ConfigError
-        If optuna is missing, another process runs this search, the store has no labels of the task, or no choice
+        If optuna is missing, the folder's name cannot name a recipe, another process runs this search, the store has no labels of the task, or no choice
         that was tried can be fitted.
     FileExistsAlreadyError
         If the folder holds another search.
     """
+    raise_all("search", name_mistakes("name", folder.name))
     space = Space.of(features, config.task, config.training)
     _claim(folder, config.describe(features))
     with open_study(folder, space, seed=config.seed) as study:
@@ -309,8 +313,6 @@ def _short(value: JsonValue) -> str:
 
 
 def _write(folder: Path, trials: list[FinishedTrial], space: Space, config: SearchConfig, features: FeatureSet) -> None:
-    from heads.recipes.tomlfile import write_recipe
-
     with replace_file(folder / TRIALS_FILE) as partial:
         trial_table(trials).write_csv(partial)
     best = best_of(trials)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, ShapeError, UnknownNameError
 from heads.calibration.blend import Blend, error_correlation, fit_blend, near_copies
-from heads.calibration.simplex import N_SHARES, fit_weights, score_of
+from heads.calibration.simplex import N_SHARES, _move, fit_weights, score_of
 from heads.features.targets import Targets
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import part_scores
@@ -101,6 +101,17 @@ def test_weights_are_near_the_best_of_the_whole_grid(targets: Targets, task: str
     assert (found == fit_weights(arrays, score)).all()
 
 
+def test_shares_move_to_the_best_of_all_divisions(targets: Targets) -> None:
+    rows = np.flatnonzero(targets.valid_valence)
+    better, worse = (member(targets, seed=seed, noise=noise).of("v")[rows] for seed, noise in ((1, 0.7), (2, 1.6)))
+    score = score_of("v", targets.take(rows))
+    divided = [score((share * better + (N_SHARES - share) * worse) / N_SHARES) for share in range(N_SHARES + 1)]
+    for start in ([0, N_SHARES], [N_SHARES, 0], [5, N_SHARES - 5]):
+        total = start[0] * better + start[1] * worse
+        moved = _move([better, worse], score, np.array(start), total, score(total / N_SHARES))
+        assert moved.tolist() == [np.argmax(divided), N_SHARES - np.argmax(divided)]
+
+
 @pytest.mark.parametrize("task", list(TASKS))
 def test_what_is_maximised_is_the_task_s_score(targets: Targets, task: str) -> None:
     some = member(targets, seed=4).only([task])
@@ -120,6 +131,8 @@ def test_labels_of_other_rows_are_not_read_and_members_may_miss_rows(targets: Ta
     changed.valence[VIDEO >= 9] *= -1
     changed.valence[:40] *= -1
     changed.expression[VIDEO >= 9] = 0
+    changed.arousal[~changed.valid_arousal] = 1  # nor what stands where there is no label
+    changed.expression[~changed.valid_expression] = 5
     assert fit_blend(members, changed, video_ids=VIDEO) == blend
 
 

@@ -35,6 +35,15 @@ def test_the_rate_rises_and_falls_as_asked() -> None:
     assert all(later < earlier for earlier, later in pairwise(cosine[1:]))
 
 
+def test_what_is_spared_does_not_decay() -> None:
+    decayed, spared = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    training = FitConfig(learning_rate=0.1, weight_decay=0.5)
+    optimizer = Optimizer([decayed], training, n_steps=1, undecayed=[spared])
+    optimizer.step((decayed + spared).sum() * 0)
+    assert decayed.item() == pytest.approx(0.95)
+    assert spared.item() == 1
+
+
 def test_gradients_are_clipped() -> None:
     weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer = Optimizer([weight], FitConfig(gradient_clip=0.5), n_steps=1)

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from heads.light.boosted import BoostedClassifier, BoostedRegressor
+from heads.light.boosting import BinnedRows, boost_units
+from heads.light.config import LightConfig
 from heads.light.holdout import hold_out
 
 RNG = np.random.default_rng(0)
@@ -28,13 +30,19 @@ def test_what_is_unlabelled_has_no_part() -> None:
     by_nan, by_sign = np.where(hidden, np.nan, UNITS), np.where(hidden, -1, UNITS)
     first, second = units().fit(X, by_nan, groups=GROUPS), units().fit(X, by_sign, groups=GROUPS)
     assert first.numbers_.texts == second.numbers_.texts
-    # A column is fitted as it would be alone, on its own rows.
-    rows = ~hidden[:, 0]
-    alone = BoostedClassifier(n_estimators=30, min_leaf_rows=5, random_state=3)
-    weight = rows.astype(float)
-    assert first.numbers_.texts != alone.fit(X, UNITS, sample_weight=weight, groups=GROUPS).numbers_.texts
     full = units().fit(X, UNITS, groups=GROUPS)
     assert first.numbers_.texts[0] != full.numbers_.texts[0]
+
+
+def test_a_unit_is_fitted_as_it_would_be_alone_on_its_own_rows() -> None:
+    config = LightConfig(estimator="lightgbm", n_estimators=10, min_leaf_rows=5)
+    binned, weights = BinnedRows(X), np.ones_like(UNITS)
+    hidden = RNG.random(UNITS.shape) < 0.3
+    together = boost_units(binned, np.arange(240), np.where(hidden, np.nan, UNITS), weights, GROUPS, config)
+    for number in range(3):
+        rows = np.flatnonzero(~hidden[:, number])
+        alone = boost_units(binned, rows, UNITS[rows][:, [number]], weights[rows][:, [number]], GROUPS[rows], config)
+        assert alone.trees.texts[0] == together.trees.texts[number]
 
 
 def test_a_unit_whose_labels_are_alike_is_a_constant() -> None:
@@ -96,6 +104,14 @@ def test_values_are_learned_and_seeds_repeat() -> None:
     assert first.numbers_.texts == second.numbers_.texts
     assert first.numbers_.texts != other.numbers_.texts
     assert 1 <= first.best_iteration_ <= 30
+    # The seed draws the trees' columns, too, not the fold alone.
+    drawn = {
+        BoostedRegressor(n_estimators=5, tree_columns=3, early_stopping_rounds=0, random_state=seed)
+        .fit(X, y)
+        .numbers_.texts
+        for seed in (1, 2, 3)
+    }
+    assert len(drawn) == 3
 
 
 def test_one_video_cannot_be_held_out() -> None:

@@ -14,10 +14,10 @@ from heads.light.probes import ProbeClassifier, ProbeRegressor
 
 # Small enough for thirty rows, and for a hundred checks.
 ESTIMATORS = [
-    BoostedClassifier(n_estimators=15, min_leaf_rows=2),
-    BoostedRegressor(n_estimators=15, min_leaf_rows=2),
-    ProbeClassifier(learning_rate=0.1, epochs=20, hidden=(8,), dropout=0.0),
-    ProbeRegressor(learning_rate=0.1, epochs=20, refit=True),
+    BoostedClassifier(n_estimators=8, n_leaves=4, min_leaf_rows=2),
+    BoostedRegressor(n_estimators=8, n_leaves=4, min_leaf_rows=2, learning_rate=0.3),
+    ProbeClassifier(learning_rate=0.1, epochs=12, hidden=(8,), dropout=0.0),
+    ProbeRegressor(learning_rate=0.1, epochs=10, refit=True),
 ]
 
 # LightGBM's own estimators expect the same failure.

@@ -26,17 +26,20 @@ shares = st.floats(0, 0.9, allow_nan=False)
 tasks = st.lists(st.sampled_from(["au", "expr", "v", "a"]), min_size=1, unique=True).map(tuple)
 columns = st.tuples(st.integers(-20, 20), st.none()) | st.tuples(st.integers(0, 5), st.integers(6, 20))
 
+needs = st.builds(Need, what=st.just("it"), dim=st.integers(1, 99), gflops=st.none() | st.floats(0.01, 900))
+
 
 @st.composite
 def neural(draw: st.DrawFn, name: str) -> Member:
     joint = draw(tasks)
+    fusion = draw(st.sampled_from(["auto", "concat", "affine"]))
     head = HeadConfig(
         encoder="one",
         fuse=draw(st.sampled_from([(), ("two words",), ("two words", "three")])),
         columns={"one": draw(columns)} if draw(st.booleans()) else {},
         joint=joint,
-        fusion=draw(st.sampled_from(["auto", "concat", "affine"])),
-        width=draw(st.none() | st.integers(1, 9)),
+        fusion=fusion,
+        width=None if fusion == "auto" else draw(st.none() | st.integers(1, 9)),
         hidden=draw(st.lists(st.integers(1, 9), max_size=2).map(tuple)),
         fusion_dropout=draw(shares),
         seq=draw(st.integers(5, 9)),
@@ -64,10 +67,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         name="drawn",
         title=draw(texts.filter(bool)),
         models=tuple(models),
-        needs={
-            role: Need(what="it", dim=draw(st.integers(1, 99)), gflops=draw(st.none() | shares.filter(bool)))
-            for role in sorted(used)
-        },
+        needs={role: draw(needs) for role in sorted(used)},
         blend=BlendPlan(how=how, weights={"v": {"c": draw(st.floats(0.1, 2))}} if how == "given" else {}),
         post=PostConfig(smoothing={"v": "box"}, widths={"v": (draw(st.floats(0, 9)),)}, thresholds=draw(st.booleans())),
         folds=draw(st.none() | st.integers(2, 9)),
@@ -144,9 +144,9 @@ def test_the_least_recipe_is_one() -> None:
             r"needs must say which encoders are meant by mae. needs names mea, which no model",
         ),
         (("dim = 4", "dim = 4\ntokens = 2"), r"model 'm' reads one vector a frame, which 'mae' of needs is not"),
-        (('tasks = ["v"]', 'tasks = ["v", "a"]'), r"model 'm': it: it answers a, but joins only v"),
+        (('tasks = ["v"]', 'tasks = ["v", "a"]'), r"model 'm': it answers a, but joins only v"),
         (('tasks = ["v"]', "tasks = []"), r"tasks must name what the model answers"),
-        (('tasks = ["v"]', 'tasks = "v"'), r"model 'm': it: Input should be a valid tuple"),
+        (('tasks = ["v"]', 'tasks = "v"'), r"model 'm': Input should be a valid tuple"),
         (
             ('joint = ["v"]', 'joint = ["v"]\nfuze = 1'),
             r"model 'm': head: There is no setting 'fuze'. Did you mean 'fuse'",
@@ -169,7 +169,7 @@ def test_the_least_recipe_is_one() -> None:
         ),
         (("[needs.mae]", "[blend.weights]\nv = { x = 1.0 }\n[needs.mae]"), r"no model that answers it 'x'"),
         (("[needs.mae]", "[post]\nthreshold = true\n[needs.mae]"), r"post: There is no setting 'threshold'"),
-        (("[needs.mae]", "[published.train]\np = 1.0\n[needs.mae]"), r"published.train is none of val, test"),
+        (("[needs.mae]", "[published.train]\np = 1.0\n[needs.mae]"), r"published is of val or test, not 'train'"),
         (("[needs.mae]", "[published.val]\np = 9.0\n[needs.mae]"), r"published.val: p must be in \[-1, 3\], got 9.0"),
         (('title = "t"', 'title = "t"\nfolds = 1'), r"folds must be at least 2, got 1"),
         (('title = "t"', 'title = "t'), r"not valid TOML: .*Correct that line"),

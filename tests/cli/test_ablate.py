@@ -1,0 +1,32 @@
+"""`abaw ablate`: what its tables say besides scores."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+Abaw = Callable[..., object]
+SMALL = ("--epochs", 2, "--batch-frames", 4096)
+
+
+def test_differences_are_judged(workspace: Path, abaw: Abaw) -> None:
+    made = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1, "--parallel", 1, "--json")
+    assert made.code == 0, made.err
+    summary = made.json()["summary"]
+    assert [row["is_reference"] for row in summary] == [True, *[False] * 6] * 4
+    for row in summary:
+        assert (row["stands"] is None) == row["is_reference"]
+        if row["stands"] is not None:
+            assert row["stands"] == (row["difference_low"] > 0 or row["difference_high"] < 0)
+    assert {row["patience"] for row in made.json()["rows"]} == {1}
+    with (workspace / "ablations" / "fusion_summary.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 28
+    assert pl.read_parquet(workspace / "ablations" / "fusion_videos.parquet").height == 56
+    printed = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1)
+    assert "+ better, - worse than the task's first row" in " ".join(printed.out.split())
+    assert "one seed" not in printed.out
+    (workspace / "ablations" / "fusion_videos.parquet").unlink()
+    unknown = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1)
+    assert unknown.code == 0
+    assert "? not known" in " ".join(unknown.out.split())

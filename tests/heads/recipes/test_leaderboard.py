@@ -1,0 +1,242 @@
+"""The leaderboard: finished systems are kept, stale ones dropped, stand-ins and failures told."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from featurestore.errors import ConfigError, FileExistsAlreadyError, UnknownNameError
+from featurestore.frames import FrameTable
+from featurestore.store import FeatureStore
+from heads.calibration.config import PostConfig
+from heads.features.featureset import FeatureSet
+from heads.fitting.config import FitConfig
+from heads.light.config import LightConfig
+from heads.modules.config import HeadConfig
+from heads.recipes.board import SCHEMA
+from heads.recipes.boardtable import board_lines, remarks, render_board
+from heads.recipes.leaderboard import BoardConfig, EntryReport, Leaderboard, run_leaderboard
+from heads.recipes.member import Member
+from heads.recipes.recipe import Recipe
+from heads.recipes.system import System
+from heads.recipes.told import Need, Published
+
+ALL = ("au", "expr", "v", "a")
+
+
+def linear(name: str, encoder: str, **rest: object) -> Recipe:
+    """A system that is fitted in milliseconds."""
+    head = HeadConfig(encoder=encoder, temporal="none", seq=1)
+    return Recipe(  # type: ignore[arg-type]
+        name=name,
+        title="t",
+        models=(Member(name="m", tasks=ALL, head=head, training=FitConfig(epochs=1)),),
+        needs={encoder: Need(what=encoder, dim=16)},
+        **rest,
+    )
+
+
+FIRST = linear("first", "mae", post=PostConfig(thresholds=True, least_gain=0.0), folds=2, notes=("n",))
+SECOND = linear("second", "arcface", published={"val": Published(p=1.5), "test": Published(p=1.25, au=0.5)})
+CONFIG = BoardConfig(device="cpu", save=False)
+
+
+@pytest.fixture
+def own_store(small_frames: FrameTable, fill_store: Callable[[FeatureStore], None], tmp_path: Path) -> FeatureStore:
+    """To change at will."""
+    made = FeatureStore.create(tmp_path / "features", small_frames)
+    fill_store(made)
+    return made
+
+
+def run(
+    store: FeatureStore, out: Path, *recipes: Recipe, config: BoardConfig = CONFIG
+) -> tuple[Leaderboard, list[EntryReport], list[str]]:
+    reports: list[EntryReport] = []
+    notes: list[str] = []
+    board = run_leaderboard(store, recipes, config, out=out, on_entry=reports.append, on_note=notes.append)
+    return board, reports, notes
+
+
+def test_every_stage_is_a_row_beside_the_published_scores(small_store: FeatureStore, tmp_path: Path) -> None:
+    config = replace(CONFIG, use={"arcface": "au"})
+    board, _, _ = run(small_store, tmp_path, FIRST, SECOND, config=config)
+    rows = board.rows
+    assert rows.schema == SCHEMA
+    assert rows.select("system", "stage").rows() == [("first", "raw"), ("first", "post"), ("second", "raw")]
+    assert rows["published_val"].to_list() == [None, None, 1.5]
+    assert rows["published_test_au"].to_list() == [None, None, 0.5]
+    assert rows["calibrated_on"].to_list() == [None, "train, out of fold", None]
+    assert rows["in_sample"].null_count() == 3
+    assert rows["stand_ins"].to_list() == [None, None, "arcface=au"]
+    assert (rows["p_low"] <= rows["p"] + 1e-9).all()
+    assert (rows["p"] <= rows["p_high"] + 1e-9).all()
+    parts = (rows["ccc_valence"] + rows["ccc_arousal"]) / 2 + rows["f1_expression"] + rows["f1_au"]
+    assert np.allclose(parts, rows["p"])
+
+
+def test_finished_systems_are_kept(small_store: FeatureStore, tmp_path: Path) -> None:
+    first, reports, _ = run(small_store, tmp_path, FIRST)
+    again, kept, notes = run(small_store, tmp_path, FIRST)
+    assert [report.is_kept for report in (*reports, *kept)] == [False, True]
+    assert again.rows.equals(first.rows)
+    assert notes == []
+    assert pl.read_csv(tmp_path / "leaderboard.csv", schema=SCHEMA).equals(first.rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [
+        ({"notes": ("other",), "title": "other"}, True),
+        ({"published": {"val": Published(p=1.0)}}, True),
+        ({"folds": 3}, False),
+        ({"post": PostConfig()}, False),
+        ({"seeds": 2}, False),
+    ],
+)
+def test_what_a_recipe_only_tells_decides_nothing(
+    small_store: FeatureStore, tmp_path: Path, change: dict[str, object], is_kept: bool
+) -> None:
+    run(small_store, tmp_path, FIRST)
+    _, reports, _ = run(small_store, tmp_path, replace(FIRST, **change))  # type: ignore[arg-type]
+    assert [report.is_kept for report in reports] == [is_kept]
+
+
+@pytest.mark.parametrize("change", [{"seeds": (2,)}, {"calibrate_on": "val"}, {"folds": 3}, {"use": {"mae": "v"}}])
+def test_what_is_asked_for_decides(small_store: FeatureStore, tmp_path: Path, change: dict[str, object]) -> None:
+    run(small_store, tmp_path, FIRST)
+    _, reports, _ = run(small_store, tmp_path, FIRST, config=replace(CONFIG, **change))  # type: ignore[arg-type]
+    assert [report.is_kept for report in reports] == [False]
+    table = pl.read_csv(tmp_path / "leaderboard.csv", schema=SCHEMA)
+    assert table["key"].n_unique() == 2  # the first one's rows stay
+
+
+def test_rows_of_other_embeddings_are_dropped(
+    own_store: FeatureStore,
+    tmp_path: Path,
+    label_vectors: Callable[..., NDArray[np.float32]],
+    add_encoder: Callable[..., None],
+) -> None:
+    other = linear("other", "v")
+    run(own_store, tmp_path / "out", FIRST, other)
+    own_store.remove("mae")
+    add_encoder(own_store, "mae", label_vectors(own_store.frames, seed=9), weights="newer")
+    _, reports, notes = run(own_store, tmp_path / "out", FIRST, other)
+    assert [report.is_kept for report in reports] == [False, True]
+    assert len(notes) == 1
+    assert "now dropped: 2 of 3" in notes[0]
+    assert pl.read_csv(tmp_path / "out" / "leaderboard.csv", schema=SCHEMA)["key"].n_unique() == 2
+
+
+def test_a_system_whose_encoder_is_gone_is_dropped_and_told(own_store: FeatureStore, tmp_path: Path) -> None:
+    run(own_store, tmp_path / "out", FIRST, linear("other", "v"))
+    own_store.remove("v")
+    board, reports, notes = run(own_store, tmp_path / "out", FIRST, linear("other", "v"))
+    assert [report.system for report in reports] == ["first"]
+    assert list(board.missing) == ["other"]
+    assert board.missing["other"][0].problem == "encoder 'v' is not in the store."
+    assert len(notes) == 1
+    told = " ".join(remarks(board_lines(board.rows), missing=board.missing, failed=board.failed))
+    assert "other: not fitted. encoder 'v' is not in the store. To bring them: abaw extract --encoder v" in told
+
+
+def test_one_that_fails_does_not_stop_the_others(small_store: FeatureStore, tmp_path: Path) -> None:
+    head = HeadConfig(encoder="mae", fuse=("au",), temporal="none", seq=1)
+    clash = Recipe(
+        name="clash",
+        title="t",
+        models=(Member(name="m", tasks=ALL, head=head, training=FitConfig()),),
+        needs={"mae": Need(what="m", dim=16), "au": Need(what="a", dim=16)},
+    )
+    config = replace(CONFIG, use={"au": "mae"})
+    board, reports, _ = run(small_store, tmp_path, clash, FIRST, config=config)
+    assert [bool(report.problem) for report in reports] == [True, False]
+    assert "would play mae, au" in board.failed["clash"]
+    assert board.rows["system"].unique().to_list() == ["first"]
+    assert "clash: failed." in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_systems_are_saved_beside_the_table(small_store: FeatureStore, tmp_path: Path) -> None:
+    run(small_store, tmp_path, FIRST, config=replace(CONFIG, save=True))
+    assert System.load(tmp_path / "first_seed1").name == "first_seed1"
+
+
+def test_seeds_are_averaged_in_the_table(small_store: FeatureStore, tmp_path: Path) -> None:
+    light = LightConfig(estimator="linear", encoder="mae", joint=("v",))
+    recipe = replace(FIRST, models=(Member(name="m", tasks=("v",), head=light),), post=PostConfig())
+    board, _, _ = run(small_store, tmp_path, recipe, config=replace(CONFIG, seeds=(1, 2), epochs=2))
+    (line,) = board_lines(board.rows)
+    assert line.n_seeds == 2
+    assert line.scores["ccc_valence"] == pytest.approx(board.rows["ccc_valence"].mean())
+    assert line.scores["p"] is None
+    assert line.beside["ccc_valence"].startswith("± ")
+    assert "x" in line.marks
+
+
+def test_a_score_calibrated_on_val_is_marked(small_store: FeatureStore, tmp_path: Path) -> None:
+    board, _, _ = run(small_store, tmp_path, FIRST, config=replace(CONFIG, calibrate_on="val"))
+    assert board.rows["in_sample"].to_list() == [None, "the post-processing was calibrated on these frames"]
+    assert [("c" in line.marks) for line in board_lines(board.rows)] == [False, True]
+    assert "c: in-sample" in "\n".join(remarks(board_lines(board.rows), missing={}, failed={}))
+
+
+def test_the_best_system_comes_first_and_all_is_shown(small_store: FeatureStore, tmp_path: Path) -> None:
+    config = replace(CONFIG, use={"arcface": "au"})
+    board, _, _ = run(small_store, tmp_path, FIRST, SECOND, config=config)
+    lines = board_lines(board.rows)
+    best = {line.system: line.scores["p"] or -1 for line in lines}
+    order = list(dict.fromkeys(line.system for line in lines))
+    assert order == sorted(best, key=lambda system: -best[system])
+    for width, is_wide in ((120, True), (80, False)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(render_board(lines, is_wide=is_wide))
+        text = console.export_text()
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        assert f"{best['second']:.3f}" in text
+        assert "1.250" in text
+    markdown = (tmp_path / "leaderboard.md").read_text()
+    assert markdown.count("| first |") == 2
+    assert "arcface=au" in markdown
+
+
+def test_what_cannot_be_run_is_refused(small_store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no encoder 'aux'. Did you mean 'au'"):
+        run(small_store, tmp_path, SECOND, config=replace(CONFIG, use={"arcface": "aux"}))
+    with pytest.raises(UnknownNameError, match=r"no role in these recipes 'arcfac'. Did you mean 'arcface'"):
+        run(small_store, tmp_path, SECOND, config=replace(CONFIG, use={"arcfac": "au"}))
+    with pytest.raises(ConfigError, match=r"system must be named once, got first, first"):
+        run(small_store, tmp_path, FIRST, FIRST)
+    with pytest.raises(ConfigError, match=r"no split to calibrate on 'vall'.*folds must.*seeds must name each once"):
+        BoardConfig(calibrate_on="vall", folds=1, seeds=(1, 1))
+    (tmp_path / "leaderboard.csv").write_text("mine\n1\n")
+    with pytest.raises(FileExistsAlreadyError, match=r"its columns are mine .*Move it away"):
+        run(small_store, tmp_path, FIRST)
+    assert (tmp_path / "leaderboard.csv").read_text() == "mine\n1\n"
+
+
+def test_what_does_not_fit_in_memory_at_once_is_read_system_by_system(
+    small_store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, ...]] = []
+    original = FeatureSet.load.__func__  # type: ignore[attr-defined]
+
+    def load(cls: type[FeatureSet], store: FeatureStore, names: tuple[str, ...], **rest: object) -> FeatureSet:
+        loaded.append(tuple(names))
+        made: FeatureSet = original(cls, store, names, **rest)
+        return made
+
+    monkeypatch.setattr(FeatureSet, "load", classmethod(load))
+    one, two = linear("one", "mae"), linear("two", "au")
+    run(small_store, tmp_path / "a", one, two)
+    assert loaded == [("mae", "au")]
+    loaded.clear()
+    n_bytes = len(small_store.frames) * 16 * 2
+    run(small_store, tmp_path / "b", one, two, config=replace(CONFIG, memory_bytes=n_bytes + n_bytes // 2))
+    assert loaded == [("mae", "au"), ("mae",), ("au",)]
