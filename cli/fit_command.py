@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from heads.light.config import LightConfig
     from heads.losses.config import LossConfig
     from heads.modules.config import HeadConfig
-    from heads.runs.making import Judging, Made
+    from heads.runs.judging import Judging
+    from heads.runs.making import Made
     from heads.runs.run import Run
 
 _HERE = Path()
@@ -177,7 +178,7 @@ def fit_heads(
     """
     from featurestore.errors import ConfigError, unknown_name
     from heads.losses.parsing import parse_losses
-    from heads.runs.making import Judging
+    from heads.runs.judging import Judging
     from heads.tasks import parse_names, parse_tasks, parse_weights
 
     from .settings import parse_columns, parse_post
@@ -320,6 +321,11 @@ def print_run(run: "Run", made: "Made", folder: Path) -> None:
     if made.out_of_fold is not None:
         held_out = made.out_of_fold
         stdout.print(scores_table(held_out.scores, title=f"{run.name}, train, out of {held_out.n_folds} folds"))
+        if held_out.tuned:
+            told = ", ".join(held_out.tuned)
+            stdout.print(
+                f"out of the head's folds only: {told} were fine-tuned, and may know these frames", markup=False
+            )
     stdout.print(scores_table(made.fitted.scores, title=f"{run.name}, val"))
     if made.calibration is not None:
         stdout.print(scores_table(made.scores, title=f"{run.name}, val, post-processed"))

@@ -60,8 +60,10 @@ def search(
 
     For example: abaw search --task v --budget 30m --honest
     """
+    from heads.checking import raise_all
     from heads.fitting.config import FitConfig
     from heads.fitting.parallel import resolve_parallel
+    from heads.recipes.names import name_mistakes
     from heads.search.budget import parse_budget
     from heads.search.searching import SearchConfig
     from heads.search.searching import search as run_search
@@ -77,6 +79,7 @@ def search(
         task=task, training=training, seeds=parse_seeds(seeds), n_folds=folds if honest else None, seed=seed
     )
     name = (f"{task}-honest" if honest else task) if name is None else name
+    raise_all("search", name_mistakes("name", name))
     need_optuna()
     opened = open_workspace(workspace)
     store = opened.open_store()

@@ -58,9 +58,19 @@ def from_json(kind: type[Config], values: Mapping[str, JsonValue]) -> Config:
     try:
         made: Config = _adapter(dataclass_kind).validate_python(dict(values))
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors()]
-        raise ConfigError("The saved configuration cannot be used: " + " ".join(found)) from error
+        problems = error.errors()
+        own = [
+            each["ctx"]["error"] for each in problems if not each["loc"] and "ctx" in each and "error" in each["ctx"]
+        ]
+        if len(own) == len(problems) == 1 and isinstance(own[0], ConfigError):
+            raise own[0] from error  # what the configuration says of itself, in its own words
+        found = [f"{'.'.join(map(str, each['loc']))}: {_said(each['msg'])}." for each in problems]
+        raise ConfigError("The configuration cannot be used: " + " ".join(found)) from error
     return made
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ").rstrip(".")
 
 
 def at_least(least: int, **values: int | None) -> list[str]:

@@ -104,6 +104,8 @@ def _samples(group: pl.DataFrame, sums: Mapping[str, VideoSums], n_resamples: in
     if not keys:
         return {}
     n_videos = len(sums[keys[0]].sums)
+    if n_videos < 2:  # one video says nothing of others
+        return {}
     alike = [key for key in keys if len(sums[key].sums) == n_videos]
     scores = resample([sums[key] for key in alike], n_videos=n_videos, n_resamples=n_resamples, seed=0)
     return dict(zip(alike, scores, strict=True))

@@ -33,6 +33,7 @@ def calibrate(
     video_ids: IntArray,
     frame_numbers: IntArray,
     fitted_on: str,
+    group_ids: IntArray | None = None,
     seed: int = 0,
 ) -> Calibration:
     """Fit post-processing.
@@ -49,6 +50,8 @@ def calibrate(
         What to fit. What concerns tasks that are not predicted is passed over.
     fitted_on
         What the predictions are of: a split, and after a comma how they came about (see `Calibration`).
+    group_ids : shape (n_frames,), int64
+        What a fold keeps together, for the whole table; videos by default.
     seed
         Of the folds.
 
@@ -66,7 +69,7 @@ def calibrate(
         return Calibration(fitted_on=fitted_on)
     rows = predictions.rows
     video, frames = video_ids[rows], frame_numbers[rows]
-    fold = balanced_folds(video, config.n_folds, seed=seed)
+    fold = balanced_folds(video if group_ids is None else group_ids[rows], config.n_folds, seed=seed)
     ground = Ground(targets.take(rows), fold, int(fold.max()) + 1, config.least_gain)
     arrays = predictions.arrays()
     steps: list[Step] = []

@@ -55,9 +55,9 @@ def _best_shift(logits: Float64Array, targets: IntArray, bias: Float64Array, num
     n_cells = len(grid) + 1
     shape = (_N_CLASSES, _N_CLASSES, n_cells)
     index = (targets * _N_CLASSES + rival) * n_cells + cell
-    moved = np.bincount(index, minlength=int(np.prod(shape))).reshape(shape).cumsum(axis=2)[..., :-1]  # (8, 8, n_grid)
-    # (truth, said by the others' best, grid): what has not moved says its rival, what has moved says the class.
-    confusion = np.bincount(index, minlength=int(np.prod(shape))).reshape(shape).sum(axis=2)[..., None] - moved
+    moved = np.bincount(index, minlength=int(np.prod(shape))).reshape(shape).cumsum(axis=2)  # (8, 8, n_cells)
+    # (truth, said, grid): what has not moved says its rival, what has moved says the class.
+    confusion, moved = moved[..., -1:] - moved[..., :-1], moved[..., :-1]
     confusion[:, number] += moved.sum(axis=1)
     hits = confusion[range(_N_CLASSES), range(_N_CLASSES)]  # (8, n_grid)
     said, true = confusion.sum(axis=0), confusion.sum(axis=1)

@@ -9,7 +9,7 @@ such an encoder neither learns from the row nor predicts it, whatever it does wi
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -33,6 +33,7 @@ from heads.devices import resolve_device
 from heads.tasks import TASKS
 
 from .batches import Embeddings, WindowReader
+from .clips import clip_ids
 from .loaded import LoadedEmbeddings
 from .placement import Placement, place
 from .streamed import StreamedEmbeddings
@@ -59,6 +60,8 @@ class FeatureSet:
         The store, for messages.
     placement
         Whether they are loaded or streamed, and why; None if that was not decided here.
+    parents
+        Encoder -> the one that it was fine-tuned from, of those that were.
     """
 
     frames: FrameTable
@@ -68,6 +71,7 @@ class FeatureSet:
     device: torch.device
     source: str
     placement: Placement | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -106,7 +110,17 @@ class FeatureSet:
             embeddings = StreamedEmbeddings(found, usable, device=target, memory_bytes=placement.stream_bytes)
         else:
             embeddings, usable = LoadedEmbeddings.read(found, target)
-        return cls(store.frames, embeddings, usable, _fingerprints(store), target, store.location, placement)
+        parents = {name: each.provenance.parent for name, each in found.items()}
+        return cls(
+            frames=store.frames,
+            embeddings=embeddings,
+            usable_rows=usable,
+            fingerprints=_fingerprints(store),
+            device=target,
+            source=store.location,
+            placement=placement,
+            parents={name: parent for name, parent in parents.items() if parent is not None},
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,12 +160,24 @@ class FeatureSet:
             for task, (target, valid) in pairs.items()
         }
 
+    def tuned(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of some encoders that were fine-tuned: they have seen labels, commonly those of train.
+
+        What a head on them predicts of train out of fold is out of the head's folds only.
+        """
+        return tuple(name for name in names if name in self.parents)
+
     def usable(self, names: Iterable[str]) -> BoolArray:
         """Which rows every one of these encoders has embedded, shape (n_frames,)."""
         mask = np.ones(len(self.frames), dtype=np.bool_)
         for name in names:
             mask &= self.usable_rows[name]
         return mask
+
+    @cached_property
+    def clip_ids(self) -> IntArray:
+        """A number a clip, shape (n_frames,): what folds keep together."""
+        return clip_ids(self.frames)
 
     @cached_property
     def segment_ids(self) -> IntArray:

@@ -33,6 +33,7 @@ def draw_curve(table: pl.DataFrame, path: Path, *, title: str) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
+    looked = any(task.part in table.columns for task in TASKS.values())
     best = int(table.filter("is_best")["epoch"].max())  # type: ignore[arg-type]
     _draw_losses(losses, table)
     _draw_scores(scores, table)
@@ -44,7 +45,7 @@ def draw_curve(table: pl.DataFrame, path: Path, *, title: str) -> None:
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
     losses.annotate(
-        f"best on val: epoch {best}",
+        f"best on val: epoch {best}" if looked else f"kept: epoch {best}",
         (best, 1),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if best > table.height / 2 else 4, -2),
@@ -83,6 +84,9 @@ def _draw_scores(axes: Axes, table: pl.DataFrame) -> None:
     ends = [(float(table[task.part][-1]), names[task.part], _COLOURS[task.name]) for task in present]
     axes.set_title("score on val", loc="left", fontsize=10, color=_INK)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(0.2, axes.get_ylim()[1]))
+    if not present:
+        axes.text(0.5, 0.5, "not looked at", transform=axes.transAxes, ha="center", color=_PALE)
+        return
     _label_ends(axes, float(epochs[-1]), ends)
 
 

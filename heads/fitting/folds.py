@@ -1,20 +1,16 @@
-"""The train split cut into folds of whole videos.
+"""The train split cut into folds of whole clips, each a video or two people's videos (see `clip_ids`).
 
-Two people in one clip (`_left`, `_right`) share light, sound and mood: they stay in one fold. A frame table that names
+A frame table that names
 folds (its column `fold`) is followed where as many are asked for as it names, so that a head's folds can be those that
 its encoders were fine-tuned on.
 """
-
-import re
-from typing import Final
 
 import numpy as np
 
 from featurestore.errors import ConfigError
 from featurestore.frames import FrameTable
 from heads.arrays import IntArray
-
-_PERSON: Final = re.compile(r"_(left|right)$")
+from heads.features.clips import clip_ids
 
 
 def video_folds(frames: FrameTable, n_folds: int, *, seed: int = 0) -> IntArray:
@@ -47,11 +43,7 @@ def video_folds(frames: FrameTable, n_folds: int, *, seed: int = 0) -> IntArray:
     if len(rows) and not own.null_count() and own.n_unique() == n_folds:
         folds[rows] = np.unique(own.to_numpy(), return_inverse=True)[1]
         return folds
-    clips, clip, sizes = np.unique(
-        [_PERSON.sub("", video) for video in frames.data["video"].gather(rows).to_list()],
-        return_inverse=True,
-        return_counts=True,
-    )
+    clips, clip, sizes = np.unique(clip_ids(frames)[rows], return_inverse=True, return_counts=True)
     if len(clips) < n_folds:
         raise ConfigError(
             f"{n_folds} folds of whole clips were asked for, but the train split has {len(clips)}. Ask for fewer."

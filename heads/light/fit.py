@@ -167,7 +167,7 @@ def _fit_task(
     """
     places = np.flatnonzero(usable & features.targets.labelled(task)[rows])  # of the learner's table
     taken = rows[places]
-    groups = features.video_ids[taken]
+    groups = features.clip_ids[taken]
     target, valid = features.targets.of(task)
     if task == "au":
         units = np.where(valid[taken], target[taken], np.nan).astype(np.float64)

@@ -18,7 +18,8 @@ from heads.features.featureset import FeatureSet
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import score_rows
 from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport
-from heads.runs.making import Judging, Made, calibrated, make_each
+from heads.runs.judging import Judging
+from heads.runs.making import Made, calibrated, make_each
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 

@@ -27,7 +27,8 @@ from heads.calibration.calibration import Calibration
 from heads.features.featureset import FeatureSet
 from heads.fitting.fit import score_rows
 from heads.runs.folder import replace_folder
-from heads.runs.making import Judging, calibrated
+from heads.runs.judging import Judging
+from heads.runs.making import calibrated
 from heads.runs.place import check_run_name
 from heads.runs.record import versions
 from heads.runs.run import Run

@@ -6,16 +6,14 @@ model that never saw the video; or, if it is asked for by name, on val, and then
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from featurestore.errors import ConfigError, unknown_name
+from featurestore.errors import ConfigError
 from heads.arrays import IntArray
 from heads.calibration.calibrate import calibrate
 from heads.calibration.calibration import Calibration
-from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.epochs import EpochReport
@@ -29,44 +27,7 @@ from heads.modules.config import HeadConfig
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 
-N_FOLDS: Final = 5
-"""For out-of-fold predictions, unless another number is asked for."""
-CALIBRATE_ON: Final = ("train", "val")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judging:
-    """What a fit is judged and post-processed by.
-
-    Attributes
-    ----------
-    post
-        What is calibrated; nothing by default.
-    calibrate_on
-        ``"train"``: out-of-fold predictions of it; ``"val"``: the score there is then in-sample.
-    folds
-        Out-of-fold fits; None for none, unless the calibration needs them (`N_FOLDS` then).
-    select_on_folds
-        Whether the folds pick the epoch, so that val has no part in the fit.
-    fold_seed
-        Of which videos go together.
-    """
-
-    post: PostConfig = field(default_factory=PostConfig)
-    calibrate_on: str = "train"
-    folds: int | None = None
-    select_on_folds: bool = False
-    fold_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.calibrate_on not in CALIBRATE_ON:
-            raise ConfigError(str(unknown_name("split to calibrate on", self.calibrate_on, CALIBRATE_ON)))
-
-    @property
-    def n_folds(self) -> int | None:
-        """How many folds are fitted; None if no fold is."""
-        needed = self.select_on_folds or (not self.post.is_empty and self.calibrate_on == "train")
-        return N_FOLDS if self.folds is None and needed else self.folds
+from .judging import Judging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +44,8 @@ class OutOfFold:
         That the folds kept; None of a light head.
     seconds
         Of all fits.
+    tuned
+        Encoders that were fine-tuned and so may have seen the labels of all folds: the folds are the head's only.
     """
 
     predictions: Predictions
@@ -90,6 +53,7 @@ class OutOfFold:
     n_folds: int
     epoch: int | None
     seconds: float
+    tuned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +159,7 @@ def _check_calibrates(features: FeatureSet, encoders: Sequence[str], judging: Ju
     if judging.post.is_empty:
         return
     rows = features.frames.rows(judging.calibrate_on)
-    n_videos = len(np.unique(features.video_ids[rows[features.usable(encoders)[rows]]]))
+    n_videos = len(np.unique(features.clip_ids[rows[features.usable(encoders)[rows]]]))
     if n_videos < 2:
         raise ConfigError(
             f"Post-processing is judged on videos that it was not fitted on, but {judging.calibrate_on} has embeddings "
@@ -215,6 +179,7 @@ def _judged(
         judging.post,
         video_ids=features.video_ids,
         frame_numbers=features.frame_numbers,
+        group_ids=features.clip_ids,
         fitted_on="val" if held_out is None else OUT_OF_FOLD,
     )
     predictions = calibrated(calibration, fitted.predictions, features)
@@ -263,6 +228,7 @@ def out_of_fold_each(
                 n_folds=n_folds,
                 epoch=each.epoch,
                 seconds=each.seconds,
+                tuned=features.tuned(config.encoders),
             )
             for each in fit_folds_each(features, config, training, selects, folds, on_epoch=on_fold)
         )
@@ -278,5 +244,6 @@ def out_of_fold_each(
         n_folds=n_folds,
         epoch=None,
         seconds=sum(each.seconds for each in fits),
+        tuned=features.tuned(config.encoders),
     )
     return (made,) * len(selects)

@@ -13,7 +13,7 @@ from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 
-from .making import Judging
+from .judging import Judging
 from .record import CONFIG_FILE, fit_configuration, read_record
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*")

@@ -15,7 +15,7 @@ from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 
-from .making import Judging
+from .judging import Judging
 
 CONFIG_FILE: Final = "config.json"
 FORMAT: Final = 2

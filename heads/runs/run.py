@@ -43,7 +43,8 @@ from heads.scoring.scores import Scores
 from heads.scoring.tabulate import prediction_table
 
 from .folder import replace_folder
-from .making import Judging, Made, calibrated
+from .judging import Judging
+from .making import Made, calibrated
 from .place import check_place
 from .record import CONFIG_FILE, RunRecord, read_record, run_name, versions
 
@@ -154,15 +155,17 @@ class Run:
         if calibration is not None:
             metrics["uncalibrated"] = fitted.scores.as_dict()
         if made.out_of_fold is not None:
-            metrics["out_of_fold"] = {"folds": made.out_of_fold.n_folds} | made.out_of_fold.scores.as_dict()
-        held_out = None if made.out_of_fold is None else made.out_of_fold.predictions
+            held_out = made.out_of_fold
+            about: dict[str, JsonValue] = {"folds": held_out.n_folds, "tuned_encoders": list(held_out.tuned)}
+            metrics["out_of_fold"] = about | held_out.scores.as_dict()
+        by_folds = None if made.out_of_fold is None else made.out_of_fold.predictions
         return cls(
             record=record,
             model=fitted.model,
             calibration=calibration,
             metrics=metrics,
             predictions=prediction_table(features.frames, made.predictions),
-            out_of_fold=None if held_out is None else prediction_table(features.frames, held_out),
+            out_of_fold=None if by_folds is None else prediction_table(features.frames, by_folds),
             curve=curve_table(fitted.curve) if isinstance(fitted, FittedHead) else None,
         )
 

@@ -9,6 +9,7 @@ with the other's first). A side's score is the mean over the seeds drawn.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from math import inf, isfinite
 from typing import Final
 
 import numpy as np
@@ -37,10 +38,10 @@ class PartComparison:
     difference
         ``b - a``.
     low, high
-        The middle 95 % of its resamples.
+        The middle 95 % of its resamples; of a single video, which says nothing of others, -inf and inf.
     probability
         That the difference is real: the share of resamples in which it has the sign that it has here; one of exactly
-        0 counts half. Where there is no difference, .5. Above .975 the interval leaves 0 out.
+        0 counts half. Where there is no difference, or but one video, .5. Above .975 the interval leaves 0 out.
     """
 
     a: float
@@ -52,7 +53,7 @@ class PartComparison:
 
     @property
     def stands(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval leaves 0 out; never where there is none."""
         return self.low > 0 or self.high < 0
 
     def as_dict(self) -> dict[str, JsonValue]:
@@ -61,8 +62,8 @@ class PartComparison:
             "a": self.a,
             "b": self.b,
             "difference": self.difference,
-            "low": self.low,
-            "high": self.high,
+            "low": self.low if isfinite(self.low) else None,
+            "high": self.high if isfinite(self.high) else None,
             "probability": self.probability,
             "stands": self.stands,
         }
@@ -152,7 +153,7 @@ def compare(
     weights = _seed_weights(len(a), len(b), n_resamples=n_resamples, seed=seed)
 
     def side(point: Sequence[float], resampled: Float64Array) -> PartComparison:
-        return _compared(np.array(point), resampled, weights, n_a=len(a))
+        return _compared(np.array(point), resampled, weights, n_a=len(a), of_one_video=len(names) < 2)
 
     return Comparison(
         p=None if reasons else side([combine(each) for each in points], combine_samples(by_part)),
@@ -174,7 +175,7 @@ def compare_samples(points: Float64Array, samples: Float64Array, *, n_a: int, se
     points : shape (n_runs,)
         The score of each run, those of side a first.
     samples : shape (n_runs, n_resamples)
-        Its resamples, over the same videos (see `resample`).
+        Its resamples, over the same videos, two or more (see `resample`).
     n_a
         How many runs are side a's.
     seed
@@ -208,12 +209,16 @@ def _seed_weights(n_a: int, n_b: int, *, n_resamples: int, seed: int) -> Float64
     return np.concatenate([drawn_a, drawn_b])
 
 
-def _compared(points: Float64Array, samples: Float64Array, weights: Float64Array, *, n_a: int) -> PartComparison:
+def _compared(
+    points: Float64Array, samples: Float64Array, weights: Float64Array, *, n_a: int, of_one_video: bool = False
+) -> PartComparison:
     """One score's comparison; points (n_runs,), samples and weights (n_runs, n_resamples), side a's runs first."""
     weighted = samples * weights
     differences = weighted[n_a:].sum(axis=0) - weighted[:n_a].sum(axis=0)
     score_a, score_b = float(points[:n_a].mean()), float(points[n_a:].mean())
     difference = score_b - score_a
+    if of_one_video:
+        return PartComparison(a=score_a, b=score_b, difference=difference, low=-inf, high=inf, probability=_TIE)
     agrees = np.sign(differences) == np.sign(difference)
     share = agrees.mean() + _TIE * (differences == 0).mean() if difference else _TIE
     bounds = interval(differences)

@@ -184,8 +184,8 @@ def search(
     Raises
     ------
     ConfigError
-        If optuna is missing, the folder's name cannot name a recipe, another process runs this search, the store has no labels of the task, or no choice
-        that was tried can be fitted.
+        If optuna is missing, the folder's name cannot name a recipe, another process runs this search, the store has
+        no labels of the task, or no choice that was tried can be fitted.
     FileExistsAlreadyError
         If the folder holds another search.
     """

@@ -82,6 +82,7 @@ class SearchStudy:
     def __init__(self, study: "Study", space: Space, *, seed: int) -> None:
         self._study, self._space, self._seed = study, space, seed
         self._running: dict[int, Trial] = {}
+        self._known: dict[int, FinishedTrial] = {}
         self._spent_before = float(study.user_attrs.get("spent_s", 0.0))
         self._saved_s = self._spent_before
         for trial in study.get_trials(deepcopy=False):
@@ -153,8 +154,11 @@ class SearchStudy:
         return [self._finished(trial) for trial in self._study.get_trials(deepcopy=False) if _counts(trial)]
 
     def _finished(self, trial: "FrozenTrial") -> FinishedTrial:
+        """Made once: a search of a thousand trials asks for all of them after each."""
         from optuna.trial import FixedTrial
 
+        if trial.number in self._known:
+            return self._known[trial.number]
         told = trial.user_attrs
         outcome = Outcome(
             scores=tuple(told["scores"]),
@@ -166,7 +170,8 @@ class SearchStudy:
         )
         state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name]
         candidate = self._space.suggest(FixedTrial(trial.params))  # type: ignore[arg-type] # all that a trial is asked
-        return FinishedTrial(number=trial.number, state=state, candidate=candidate, outcome=outcome)
+        found = FinishedTrial(number=trial.number, state=state, candidate=candidate, outcome=outcome)
+        return self._known.setdefault(trial.number, found)
 
 
 @contextmanager

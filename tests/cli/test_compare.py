@@ -145,3 +145,15 @@ def test_refusals(root: Path, refused: Callable[..., str]) -> None:
     assert "the store's labels, but those of 'good_2' are others" in refused(
         1, "compare", "poor_1", "good_2", "-w", root
     )
+
+
+def test_a_system_is_compared_as_a_run_is(root: Path, abaw: Callable[..., object]) -> None:
+    recipe = ("--recipe", "linear-probe", "--use", "mae=good", "--epochs", 1)
+    fitted = abaw("fit-heads", *recipe, "--name", "probe", "-w", root)
+    assert fitted.code == 0, fitted.err
+    got = abaw("compare", "poor_1", "probe", "--resamples", 100, "--json", "-w", root)
+    assert got.code == 0, got.err
+    metrics = json.loads((root / "runs" / "probe" / "metrics.json").read_text())
+    assert got.json()["b"] == ["probe"]
+    for part in ("P", "ccc_valence", "f1_au"):
+        assert got.json()[part]["b"] == pytest.approx(metrics[part]["score"])

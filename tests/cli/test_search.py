@@ -47,11 +47,11 @@ def test_an_honest_search_says_so(workspace: Path, abaw: Abaw) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--task", "valence"], "no task to search for 'valence'"),
+        (["--task", "valence", "--budget", "1 trial"], "no task to search for 'valence'"),
         (["--task", "v", "--budget", "long"], "Expected a budget such as 30m"),
-        (["--task", "v", "--seeds", "1,1"], "each once"),
-        (["--task", "v", "--name", "../x"], "got '../x'"),
-        (["--task", "v", "--parallel", "many"], "parallel must be auto or a number"),
+        (["--task", "v", "--budget", "1 trial", "--seeds", "1,1"], "each once"),
+        (["--task", "v", "--budget", "1 trial", "--name", "../x"], "got '../x'"),
+        (["--task", "v", "--budget", "1 trial", "--parallel", "many"], "parallel must be auto or a number"),
     ],
 )
 def test_refusals(workspace: Path, refused: Refused, options: list[str], message: str) -> None:

@@ -23,7 +23,7 @@ from heads.light.fit import fit_light
 from heads.light.model import LightModel
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
-from heads.runs.making import Judging
+from heads.runs.judging import Judging
 from heads.runs.record import RunRecord, versions
 from heads.runs.run import Run
 

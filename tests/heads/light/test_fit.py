@@ -248,7 +248,7 @@ def test_a_fold_of_train_may_judge(learnable: FeatureSet, fits: dict[str, Fitted
     assert same(again.model, fitted.model)
 
 
-@pytest.mark.parametrize("estimator", ["lightgbm", "logistic", "ridge", "linear"])
+@pytest.mark.parametrize("estimator", ["lightgbm", "logistic", "ridge", "mlp"])
 def test_classes_and_units_that_train_lacks(learnable: FeatureSet, estimator: str) -> None:
     targets = learnable.targets
     train = learnable.frames.rows("train")

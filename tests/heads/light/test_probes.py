@@ -74,6 +74,12 @@ def test_seeds_repeat_and_leave_torchs_generator_alone() -> None:
     other = ProbeRegressor(hidden=(8,), random_state=2, epochs=3).fit(X, y)
     assert np.array_equal(first.predict(X), second.predict(X))
     assert not np.array_equal(first.predict(X), other.predict(X))
+    # With one batch of all rows there is no order left to draw: the weights are drawn, too.
+    drawn = [
+        ProbeRegressor(hidden=(8,), dropout=0.0, random_state=seed, epochs=1, early_stopping_rounds=0).fit(X, y)
+        for seed in (1, 2)
+    ]
+    assert np.abs(drawn[0].predict(X) - drawn[1].predict(X)).max() > 0.01
 
 
 def test_what_runs_away_is_said() -> None:

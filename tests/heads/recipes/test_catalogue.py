@@ -24,10 +24,10 @@ def member(recipe: Recipe, name: str) -> Member:
 
 
 def model(recipe: Recipe, name: str) -> HeadModel:
-    """A model of a recipe at its real size, without memory for its numbers."""
+    """A model of a recipe at its real size; those that are large, without memory for their numbers."""
     head = member(recipe, name).head
     assert not isinstance(head, LightConfig)
-    with torch.device("meta"):
+    with torch.device("cpu" if head.reads_tokens else "meta"):
         return HeadModel(head, {role: need.row_shape for role, need in recipe.needs.items()})
 
 

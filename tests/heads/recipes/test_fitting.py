@@ -27,6 +27,7 @@ NEEDS = {name: Need(what=name, dim=16) for name in ("mae", "au", "expr", "v", "a
 
 SOME_MODELS = {
     "aim3": ("share-lstm", "share-gru"),
+    "sun-gao": ("frame-gated", "tcn", "lightgbm"),
     "cprl": ("au-own", "expr-own", "v-own", "v-all", "a-own"),
 }
 """Those that are fitted here; all of aim3's are 230 million numbers. `test_catalogue` builds every one."""

@@ -16,7 +16,8 @@ from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
-from heads.runs.making import Judging, make, make_each
+from heads.runs.judging import Judging
+from heads.runs.making import make, make_each
 from heads.runs.run import Run
 
 MakeFrames = Callable[..., FrameTable]
