@@ -124,7 +124,9 @@ def fit_heads(
     ] = "share-encoder",
     light: Annotated[
         str | None,
-        typer.Option(help="A light head in its place: lightgbm, logistic, ridge, svm.", rich_help_panel=_PARTS),
+        typer.Option(
+            help="A light head instead: lightgbm, logistic, ridge, svm, linear or mlp.", rich_help_panel=_PARTS
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -207,6 +209,8 @@ def fit_heads(
         return
     if light is not None:
         refuse_others(ctx, "--light", "its own settings are given by --set", refused=_NEURAL)
+    if not post:
+        refuse_others(ctx, "no --post", "it says what is calibrated", refused=("calibrate_on",))
     if use:
         raise ConfigError("--use says which encoders play a recipe's; give it with --recipe.")
     span: dict[str, JsonValue] = {"seq": seq} if seq_frames is None else {"seq": seq_frames, "span": "frames"}

@@ -1,12 +1,15 @@
 """`abaw evaluate` and `predict`: what works on fitted heads and cached embeddings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .features import load_features
 from .options import HEAD_PANEL, DeviceOption, ForceOption, JsonOption, MemoryOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 _HERE = Path()
 
@@ -52,9 +55,9 @@ def evaluate(
     # Raw predictions have not seen what the post-processing was calibrated on.
     in_sample = None if raw and split != "train" else fitted.record.in_sample(split)
     selected_on = fitted.record.selected_on
-    selected_here = split == selected_on or split in selected_on
+    selected_here = split == selected_on if isinstance(selected_on, str) else split in selected_on
     if json_:
-        standing = {"in_sample": in_sample is not None, "epoch_selected_here": selected_here}
+        standing: dict[str, JsonValue] = {"in_sample": in_sample, "epoch_selected_here": selected_here}
         print_json({"run": fitted.name, "split": split, "raw": raw, **standing} | scores.as_dict())
         return
     title = f"{fitted.name}, {split}{', without post-processing' if raw else ''}"

@@ -34,7 +34,7 @@ from heads.losses.statistics import LabelStatistics
 from heads.losses.weighting import State
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
-from heads.tasks import in_task_order
+from heads.tasks import TASKS, in_task_order
 
 from .clips import labelled_clips, labelled_mask
 from .loop import Checkpoint, Progress, Schedule, seed_step, shuffled_batches, steps_per_epoch, train
@@ -161,6 +161,11 @@ def finetune(
         If train or val hold no label of the tasks.
     """
     tasks = in_task_order(config.tasks)
+    if not any(config.weights.get(task, 1.0) > 0 for task in tasks):
+        raise ConfigError(
+            "An encoder is tuned for tasks of which one at least has a weight above 0, got tasks "
+            f"{', '.join(tasks) or '(none)'} with weights {config.weights}. Name some of {', '.join(TASKS)}."
+        )
     target = resolve_device(device)
     precision = choose_training_precision(config.precision, target)
     config = config.model_copy(update={"precision": precision})

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from featurestore.errors import unknown_name
 from heads.checking import at_least, from_json, raise_all, to_json
-from heads.tasks import TASKS
+from heads.tasks import TASKS, in_task_order
 
 SMOOTHINGS: Final = ("none", "box", "gaussian", "exp")
 WIDTHS: Final[Mapping[str, tuple[float, ...]]] = {
@@ -89,6 +89,15 @@ class PostConfig:
         """Whether nothing is asked for."""
         smooths = any(kind != "none" for kind in self.smoothing.values())
         return not (smooths or self.thresholds or self.class_bias or self.rescale)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that something is asked for."""
+        asked = {task for task, kind in self.smoothing.items() if kind != "none"}
+        asked |= {"au"} if self.thresholds else set()
+        asked |= {"expr"} if self.class_bias else set()
+        asked |= {"v", "a"} if self.rescale else set()
+        return in_task_order(asked)
 
     def _mistakes(self) -> list[str]:
         named = {*self.smoothing, *self.widths, *self.clip_rows}

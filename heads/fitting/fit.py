@@ -176,8 +176,8 @@ class _Kept:
         self._state: dict[str, Tensor] = {}
         self._predictions: Predictions | None = None
 
-    def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> EpochReport:
-        """Take an epoch in; what it is told of is completed by this score."""
+    def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> None:
+        """Take an epoch in."""
         looks = predictions is not None
         selected = select_score(report.scores, self.training.select) if looks else float("nan")
         is_best = selected > self._score if looks else report.epoch == report.n_epochs
@@ -185,7 +185,6 @@ class _Kept:
             self._score, self._epoch, self._predictions = selected, report.epoch, predictions
             self._state = copy.deepcopy(model.state_dict())
         self.curve.append(replace(report, selected=selected, is_best=is_best))
-        return self.curve[-1]
 
     @property
     def has_waited(self) -> bool:
@@ -236,9 +235,12 @@ def _run_epochs(trainer: Trainer, kept: Sequence[_Kept], on_epoch: Callable[[Epo
             is_best=False,
             seconds=time.monotonic() - started,
         )
-        reports = [each.add(report, trainer.scored, predictions) for each in kept if not each.has_waited]
-        if on_epoch is not None:
-            on_epoch(reports[0])
+        first = kept[0]
+        for each in kept:
+            if not each.has_waited:
+                each.add(report, trainer.scored, predictions)
+        if on_epoch is not None:  # told of the first score, also when only the others still wait
+            on_epoch(first.curve[-1] if first.curve[-1].epoch == epoch else report)
         if all(each.has_waited for each in kept):
             return
 

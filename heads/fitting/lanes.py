@@ -27,7 +27,9 @@ class LaneStep(NamedTuple):
 
 
 def lane_steps(segment_of_window: IntArray, *, n_lanes: int, order: Sequence[int] | IntArray) -> list[LaneStep]:
-    """Put segments into lanes, each to the lane that is free first.
+    """Put segments into lanes of about the same length, the longest segment first, each into the shortest lane.
+
+    So few steps at the end have lanes missing, and how many steps there are does not depend on the order.
 
     Parameters
     ----------
@@ -36,19 +38,26 @@ def lane_steps(segment_of_window: IntArray, *, n_lanes: int, order: Sequence[int
     n_lanes
         How many windows are read at once, at most.
     order
-        The segments' numbers, each once, as they are to be taken up.
+        The segments' numbers, each once, as they are to be taken up within a lane.
 
     Returns
     -------
     One entry a step; every window is in one of them.
     """
     firsts = np.searchsorted(segment_of_window, np.arange(segment_of_window.max(initial=-1) + 2))
-    lanes: list[list[int]] = [[] for _ in range(max(1, min(n_lanes, len(order))))]
-    starts: list[set[int]] = [set() for _ in lanes]
-    for segment in order:
-        shortest = min(range(len(lanes)), key=lambda lane: len(lanes[lane]))
-        starts[shortest].add(len(lanes[shortest]))
-        lanes[shortest] += range(firsts[segment], firsts[segment + 1])
+    sizes = np.diff(firsts)
+    taken: list[list[int]] = [[] for _ in range(max(1, min(n_lanes, len(order))))]  # places in the order
+    loads = np.zeros(len(taken), dtype=np.int64)
+    for place in np.argsort(-sizes[np.asarray(order, dtype=np.int64)], kind="stable").tolist():
+        shortest = int(loads.argmin())
+        taken[shortest].append(place)
+        loads[shortest] += sizes[order[place]]
+    lanes: list[list[int]] = [[] for _ in taken]
+    starts: list[set[int]] = [set() for _ in taken]
+    for lane, places in enumerate(taken):
+        for place in sorted(places):
+            starts[lane].add(len(lanes[lane]))
+            lanes[lane] += range(firsts[order[place]], firsts[order[place] + 1])
     steps, before = [], np.arange(len(lanes))
     for number in range(max(map(len, lanes), default=0)):
         going = np.array([lane for lane, windows in enumerate(lanes) if number < len(windows)])

@@ -67,7 +67,7 @@ class Optimizer:
         if self._taken < warmup:
             return (self._taken + 1) / warmup
         rest = max(1.0, self._training.epochs * self._n_steps - warmup)
-        done = (self._taken - warmup) / rest
+        done = min(1.0, (self._taken - warmup) / rest)
         match self._training.schedule:
             case "linear":
                 return 1 - done

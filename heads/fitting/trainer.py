@@ -61,7 +61,9 @@ class Trainer:
         self._optimizer = Optimizer(
             model.parameters(),
             training,
-            n_steps=-(-len(windows) // self._batch_windows),
+            n_steps=self._context.n_lane_steps(self._batch_windows)
+            if head.stateful
+            else -(-len(windows) // self._batch_windows),
             undecayed=self._loss.parameters(),
         )
         self._average = WeightAverage(model, training.average) if training.average else None
@@ -115,8 +117,7 @@ class Trainer:
         half = self.training.precision == "bfloat16"
         if self.head.stateful:
             order = self._order.permutation(self._context.n_segments)
-            with torch.autocast(self.features.device.type, dtype=torch.bfloat16, enabled=half):
-                yield from self._context.in_lanes(self.model, self._reader, self._batch_windows, order)
+            yield from self._context.in_lanes(self.model, self._reader, self._batch_windows, order, half=half)
             return
         for batch in self._reader.epoch():
             labels = self._fed_labels(batch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from featurestore.errors import ConfigError
 
 from .config import HeadConfig
-from .outputs import TaskOutput
+from .outputs import TaskOutput, read_outputs
 from .sequence import State
 from .shapes import Shapes
 from .temporal import make_temporal
@@ -101,7 +101,7 @@ class ShareEncoder(Framework):
 
     def read(self, states: Tensor, labels: Labels | None) -> dict[str, Tensor]:
         """Logits of each joined task from the trunk's states (B, S, H)."""
-        return {task: output(states) for task, output in self.outputs.items()}
+        return read_outputs(self.outputs, states)
 
     def _make_outputs(self, config: HeadConfig, width: int) -> dict[str, TaskOutput]:
         return {task: TaskOutput(task, width, config) for task in config.joint}

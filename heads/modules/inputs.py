@@ -94,6 +94,8 @@ class Inputs(nn.Module):
             chosen = embedding[..., columns]
             if self.normalise:
                 chosen = (chosen - self.get_buffer(f"mean_{number}")) / self.get_buffer(f"std_{number}")
+                # A row that was not embedded is 0 throughout; it stays the mean, not far from all that was seen.
+                chosen = chosen.masked_fill((embedding == 0).all(dim=-1, keepdim=True), 0.0)
             read.append(chosen)
         return read
 

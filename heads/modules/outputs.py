@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from heads.tasks import task_named
 
@@ -61,6 +62,22 @@ class TaskOutput(nn.Module):
         """The task's logits, (B, S, H) -> (B, S, n_outputs); of ``v`` and ``a`` before tanh."""
         logits: Tensor = self.output(self.hidden(states))
         return logits
+
+
+def read_outputs(outputs: Mapping[str, TaskOutput], states: Tensor) -> dict[str, Tensor]:
+    """The logits of tasks that read one state (B, S, H); without hidden layers by one product over all of them.
+
+    A linear head is bound by memory: read once a task, the states cost most of its step.
+    """
+    plain = all(not len(output.layers) for output in outputs.values())
+    if not plain or len(outputs) < 2:
+        return {task: output(states) for task, output in outputs.items()}
+    linears = [output.output for output in outputs.values()]
+    weight = torch.cat([linear.weight for linear in linears])
+    bias = torch.cat([linear.bias for linear in linears])
+    logits = functional.linear(states, weight, bias)
+    sizes = [linear.out_features for linear in linears]
+    return dict(zip(outputs, torch.split(logits, sizes, dim=-1), strict=True))
 
 
 def in_range(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

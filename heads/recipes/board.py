@@ -1,7 +1,7 @@
 """The rows of a leaderboard, and its CSV: rewritten whole after each system, read back when the leaderboard goes on.
 
 A system has one row a seed as it was fitted (stage ``raw``), and one post-processed (``post``), if anything was
-calibrated. A file of that name which is no leaderboard is left alone and refused: it may be someone's work.
+calibrated. What its recipe only tells (published scores, which encoders are meant) is of the recipe as it is now. A file of that name which is no leaderboard is left alone and refused: it may be someone's work.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from heads.tasks import PARTS
 
 from .fitting import FittedSystem
 from .plan import SystemConfig
-from .system import System
+from .system import System, stand_ins
 from .tables import recipe_to_table
 from .told import Published
 
@@ -33,8 +33,8 @@ PROTOCOL: Final = 1
 
 STAGES: Final = ("raw", "post")
 _SCORED: Final = ("p", *PARTS)
-_TOLD: Final = ("name", "title", "challenge", "year", "source", "link", "published", "notes", "needs")
-"""What a recipe tells of itself, and decides nothing."""
+_TOLD: Final = ("title", "challenge", "year", "source", "link", "published", "notes", "needs")
+"""What a recipe tells of itself, and decides nothing. Its name does not either, but it tells whose row it is."""
 
 SCHEMA: Final = pl.Schema(
     {
@@ -44,6 +44,7 @@ SCHEMA: Final = pl.Schema(
         **{f"{name}{end}": pl.Float64 for name in _SCORED for end in ("", "_low", "_high")},
         "published_val": pl.Float64,
         "published_test": pl.Float64,
+        "published_untold": pl.Float64,
         "published_test_au": pl.Float64,
         "published_test_expr": pl.Float64,
         "published_test_va": pl.Float64,
@@ -62,7 +63,7 @@ SCHEMA: Final = pl.Schema(
     }
 )
 """Columns: scores on val with their 95 % intervals by resampling videos, null where a part has no score; P's published
-figures; `folds` that each model was fitted once more in; `epochs` if they were set for all; `selected_on` picked the
+figures, ``untold`` without its set; `folds` that each model was fitted once more in; `epochs` if they were set for all; `selected_on` picked the
 epochs; `in_sample`: why the score is no score of unseen frames; `stand_ins`: encoders that are not the recipe's;
 `data` names the embeddings, frames and labels that the row was computed from, `key` everything that decides it."""
 
@@ -77,22 +78,28 @@ class StoreState:
     ----------
     fingerprints
         Encoder -> fingerprint of its embeddings' provenance; those that cannot be read are left out.
+    shapes
+        Encoder -> row shape of its embeddings; the same encoders.
     frames, labels
         Fingerprint of the frame table, digest of its labels and splits.
     """
 
     fingerprints: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
     frames: str
     labels: str
 
     @classmethod
     def of(cls, store: FeatureStore) -> "StoreState":
         """As the store is now."""
-        found = {}
+        prints: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for name in store.names():
             with contextlib.suppress(AbawError):  # told by who reads it
-                found[name] = store.embedding(name).provenance.fingerprint
-        return cls(fingerprints=found, frames=store.frames.fingerprint, labels=labels_digest(store.frames))
+                embedding = store.embedding(name)
+                prints[name], shapes[name] = embedding.provenance.fingerprint, embedding.row_shape
+        frames = store.frames
+        return cls(fingerprints=prints, shapes=shapes, frames=frames.fingerprint, labels=labels_digest(frames))
 
 
 def board_key(state: StoreState, config: SystemConfig) -> str:
@@ -134,20 +141,13 @@ def board_rows(fitted: FittedSystem, system: System, state: StoreState) -> list[
     """The rows of a fitted system: raw, and post-processed if anything was calibrated."""
     stages = {"raw": fitted.raw_scores} | ({} if fitted.calibration is None else {"post": fitted.scores})
     config, record = fitted.config, system.record
-    val, test = (config.recipe.published.get(name, Published()) for name in ("val", "test"))
-    shared: BoardRow = {
-        "published_val": val.p,
-        "published_test": test.p,
-        "published_test_au": test.au,
-        "published_test_expr": test.expr,
-        "published_test_va": test.va,
+    shared: BoardRow = told_columns(config, state) | {
         "models": len(fitted.made),
         "parameters": fitted.n_parameters,
         "seconds": round(fitted.seconds, 3),
         "folds": config.n_folds,
         "epochs": config.epochs,
         "selected_on": "; ".join(record.selected_on),
-        "stand_ins": "; ".join(record.stand_ins) or None,
         "encoders": "+".join(record.encoders),
         "data": board_data(state, system.encoders),
         "key": board_key(state, config),
@@ -162,6 +162,20 @@ def board_rows(fitted: FittedSystem, system: System, state: StoreState) -> list[
         which: BoardRow = {"system": config.recipe.name, "stage": stage, "seed": config.seed}
         rows.append(which | _score_columns(scores) | shared | standing)
     return rows
+
+
+def told_columns(config: SystemConfig, state: StoreState) -> BoardRow:
+    """The columns of a system's rows that its recipe tells; they decide nothing and are not in the key."""
+    val, test, untold = (config.recipe.published.get(name, Published()) for name in ("val", "test", "untold"))
+    return {
+        "published_val": val.p,
+        "published_test": test.p,
+        "published_untold": untold.p,
+        "published_test_au": test.au,
+        "published_test_expr": test.expr,
+        "published_test_va": test.va,
+        "stand_ins": "; ".join(stand_ins(config, state.shapes)) or None,
+    }
 
 
 def read_board(path: Path) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """A leaderboard for people: on the console, and as Markdown.
 
 Systems stand in the order of P, post-processed where something was calibrated. Under each score stands its 95 %
-interval by resampling videos, or, if there are several seeds, the spread over these.
+interval by resampling videos; of several seeds the mean of their intervals, and under it the spread over seeds.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +37,8 @@ _MARKS: Final[Mapping[str, str]] = {
     "s": "encoders that are not the recipe's own stand in (below)",
     "x": "epochs not the recipe's",
 }
+_UNTOLD: Final = "?"
+"""Behind a published score that is told without its set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,12 @@ class BoardLine:
         How many runs.
     scores
         Part, or ``p`` -> mean over seeds; None where there is none.
-    beside
-        The same -> interval, or spread over seeds, in words.
-    val, test
-        The published P.
+    intervals
+        The same -> ends of the interval, means over seeds, in words; empty where there is none.
+    spreads
+        The same -> standard deviation over seeds, in words; empty for one seed.
+    val, test, untold
+        The published P; the last without its set.
     parameters, seconds
         Of one run; seconds are the mean.
     marks
@@ -67,9 +71,11 @@ class BoardLine:
     stage: str
     n_seeds: int
     scores: Mapping[str, float | None]
-    beside: Mapping[str, str]
+    intervals: Mapping[str, str]
+    spreads: Mapping[str, str]
     val: float | None
     test: float | None
+    untold: float | None
     parameters: int
     seconds: float
     marks: str
@@ -103,7 +109,7 @@ def render_board(lines: Sequence[BoardLine], *, is_wide: bool = True) -> Table:
         Of `board_lines`.
     is_wide
         Whether there are `WIDE` columns; with fewer, sizes, times and the published P on val are left out, and
-        ``paper`` is P on test.
+        ``paper`` is P on test. A P without its set stands before a question mark, in the first of these columns.
     """
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("system", no_wrap=True)
@@ -117,34 +123,51 @@ def render_board(lines: Sequence[BoardLine], *, is_wide: bool = True) -> Table:
     for line in lines:
         if previous not in (None, line.system):
             table.add_section()
-        figures = (_score(line.val), _score(line.test)) if is_wide else (_score(line.test),)
+        figures = (_published(line, "val"), _score(line.test)) if is_wide else (_published(line, "test"),)
         size = (_counted(line.parameters), _timed(line.seconds)) if is_wide else ()
         is_first = line.system != previous
         cells = [escape(line.system) if is_first else "", line.stage]
-        cells += [f"{_score(line.scores[name])}\n[dim]{line.beside[name]}[/dim]" for name in _SCORED]
+        cells += [
+            "\n".join([_score(line.scores[name]), *(f"[dim]{words}[/dim]" for words in _beside(line, name))])
+            for name in _SCORED
+        ]
         table.add_row(*cells, *(figures if is_first else ("",) * len(figures)), *size, line.marks)
         previous = line.system
     return table
 
 
 def remarks(
-    lines: Sequence[BoardLine], *, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, str]
+    lines: Sequence[BoardLine], *, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, Mapping[int, str]]
 ) -> Iterator[str]:
     """What stands under a leaderboard: its marks, stand-ins, systems that lack encoders, and those that failed."""
     if any(line.stage == "post" for line in lines):
         yield "raw: as fitted and blended; post: post-processed"
+    several = {line.system: line.n_seeds for line in lines if line.n_seeds > 1}
+    if several:
+        told = ", ".join(f"{system} ({n_seeds})" for system, n_seeds in several.items())
+        yield f"means over seeds, of scores and of intervals; ±: standard deviation over seeds: {told}"
+    if any(line.untold is not None for line in lines):
+        yield f"{_UNTOLD}: published without saying of which set"
     used = sorted({mark for line in lines for mark in line.marks})
     yield from (f"{mark}: {_MARKS[mark]}" for mark in used)
-    told = {line.system: line.stand_ins for line in lines if line.stand_ins}
-    yield from (f"{system}: {words}" for system, words in told.items())
+    stand_ins = {line.system: line.stand_ins for line in lines if line.stand_ins}
+    yield from (f"{system}: {words}" for system, words in stand_ins.items())
     for system, roles in missing.items():
-        commands = "; ".join(dict.fromkeys(each.command for each in roles))
+        commands = "; ".join(dict.fromkeys(each.remedy for each in roles))
         yield f"{system}: not fitted. {' '.join(_sentence(each.problem) for each in roles)} To bring them: {commands}"
-    yield from (f"{system}: failed. {_sentence(reason)}" for system, reason in failed.items())
+    for system, reasons in failed.items():
+        for reason in dict.fromkeys(reasons.values()):
+            seeds = [str(seed) for seed, each in reasons.items() if each == reason]
+            word = "seed" if len(seeds) == 1 else "seeds"
+            yield f"{system}: failed ({word} {', '.join(seeds)}). {_sentence(reason)}"
 
 
 def write_markdown(
-    path: Path, rows: pl.DataFrame, *, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, str]
+    path: Path,
+    rows: pl.DataFrame,
+    *,
+    missing: Mapping[str, Sequence[Standing]],
+    failed: Mapping[str, Mapping[int, str]],
 ) -> None:
     """Write a leaderboard as Markdown, the whole file or nothing."""
     with replace_file(path) as partial:
@@ -152,23 +175,28 @@ def write_markdown(
 
 
 def _markdown(
-    rows: pl.DataFrame, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, str]
+    rows: pl.DataFrame, missing: Mapping[str, Sequence[Standing]], failed: Mapping[str, Mapping[int, str]]
 ) -> Iterator[str]:
     lines = board_lines(rows)
     headings = ["system", "stage", *(_TITLES[name] for name in _SCORED), "paper, val P", "paper, test P"]
     headings += ["parameters", "seconds", "notes"]
     yield "# Leaderboard"
     yield ""
-    several = any(line.n_seeds > 1 for line in lines)
-    within = "the spread over seeds" if several else "95 % intervals by resampling videos"
-    yield f"Scores on val; in brackets {within}."
+    spread = ", and after ± the spread over seeds" if any(line.n_seeds > 1 for line in lines) else ""
+    yield f"Scores on val; in brackets 95 % intervals by resampling videos{spread}."
     yield ""
     yield _cells(headings)
     yield _cells(["---", "---", *(["---:"] * (len(headings) - 3)), "---"])
     for line in lines:
-        beside = {name: f" ({words})" if words else "" for name, words in line.beside.items()}
-        scored = [f"{_score(line.scores[name])}{beside[name]}" for name in _SCORED]
-        figures = [_score(line.val), _score(line.test), f"{line.parameters:,}", f"{line.seconds:.1f}", line.marks]
+        beside = {name: ", ".join(_beside(line, name)) for name in _SCORED}
+        scored = [_score(line.scores[name]) + (f" ({beside[name]})" if beside[name] else "") for name in _SCORED]
+        figures = [
+            _published(line, "val"),
+            _score(line.test),
+            f"{line.parameters:,}",
+            f"{line.seconds:.1f}",
+            line.marks,
+        ]
         yield _cells([line.system, line.stage, *scored, *figures])
     told = list(remarks(lines, missing=missing, failed=failed))
     if told:
@@ -179,29 +207,45 @@ def _markdown(
 def _line(group: Sequence[Mapping[str, object]]) -> BoardLine:
     first = group[0]
     scores: dict[str, float | None] = {}
-    beside: dict[str, str] = {}
+    intervals: dict[str, str] = {}
+    spreads: dict[str, str] = {}
     for name in _SCORED:
-        values = [float(str(row[name])) for row in group if row[name] is not None]
+        values = _numbers(group, name)
         scores[name] = fmean(values) if values else None
-        if len(values) > 1:
-            beside[name] = f"± {_short(stdev(values))}"
-        else:
-            ends = (first[f"{name}_low"], first[f"{name}_high"])
-            beside[name] = " ".join(_short(float(str(end))) for end in ends) if values else ""
-    val, test = (first[name] for name in ("published_val", "published_test"))
+        ends = [_numbers(group, f"{name}_{end}") for end in ("low", "high")]
+        intervals[name] = " ".join(_short(fmean(each)) for each in ends) if all(ends) else ""
+        spreads[name] = f"± {_short(stdev(values))}" if len(values) > 1 else ""
+    val, test, untold = (_numbers([first], f"published_{name}") for name in ("val", "test", "untold"))
     return BoardLine(
         system=str(first["system"]),
         stage=str(first["stage"]),
         n_seeds=len(group),
         scores=scores,
-        beside=beside,
-        val=None if val is None else float(str(val)),
-        test=None if test is None else float(str(test)),
+        intervals=intervals,
+        spreads=spreads,
+        val=val[0] if val else None,
+        test=test[0] if test else None,
+        untold=untold[0] if untold else None,
         parameters=int(str(first["parameters"])),
         seconds=fmean(float(str(row["seconds"])) for row in group),
         marks="".join(_marks(first)),
         stand_ins=str(first["stand_ins"] or ""),
     )
+
+
+def _numbers(group: Sequence[Mapping[str, object]], column: str) -> list[float]:
+    return [float(str(row[column])) for row in group if row[column] is not None]
+
+
+def _beside(line: BoardLine, name: str) -> list[str]:
+    """What stands under a score, or in brackets behind it: its interval, the spread over seeds."""
+    return [words for words in (line.intervals[name], line.spreads[name]) if words]
+
+
+def _published(line: BoardLine, of: str) -> str:
+    """P on a set, or else one that is told without its set, marked."""
+    known = line.val if of == "val" else line.test
+    return f"{_score(line.untold)}{_UNTOLD}" if known is None and line.untold is not None else _score(known)
 
 
 def _marks(row: Mapping[str, object]) -> Iterable[str]:

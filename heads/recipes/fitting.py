@@ -2,7 +2,8 @@
 
 What is fitted to predictions (weights of the blend, smoothing, thresholds, ...) is fitted to those of train, each by a
 model that did not see its video; every model is therefore fitted once more a fold. On request the post-processing is
-calibrated on val, and then the score there is in-sample; a blend is never fitted there.
+calibrated on val, and then the score there is in-sample; a blend is never fitted there. What is scored or calibrated
+on train is blended, fold by fold, with weights that the other folds lead to.
 """
 
 import time
@@ -17,13 +18,13 @@ from heads.calibration.calibration import Calibration
 from heads.features.featureset import FeatureSet
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import score_rows
+from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport
-from heads.runs.judging import Judging
 from heads.runs.making import Made, calibrated, make_each
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 
-from .blending import held_out_of, piece_blend
+from .blending import blend_held_out, held_out_of, piece_blend
 from .plan import SystemConfig
 from .recipe import Recipe
 
@@ -71,10 +72,11 @@ class FittedSystem:
     predictions, scores
         The same, post-processed; equal to the raw ones if there is no post-processing.
     out_of_fold
-        Scores of train's out-of-fold predictions, blended and raw; None if no folds were fitted.
+        Scores of train's out-of-fold predictions, blended and raw, each fold with weights of the others (see
+        `blend_held_out`); None if no folds were fitted.
     errors
-        How alike the errors of models that answer one task are (see `error_correlation`), on train out of fold, or
-        without folds on val; None if no task has several models.
+        How alike the errors of models that answer one task are (see `error_correlation`); a column ``rows`` says of
+        what: ``"train, out of fold"``, or without folds ``"val"``. None if no task has several models.
     seconds
         Of everything.
     """
@@ -145,9 +147,9 @@ def fit_system(
     """What `fit_recipe` does, of a configuration."""
     started = time.monotonic()
     made = _made(features, config, on_step)
-    blend = piece_blend(features, config.recipe, config.pieces(), made)
+    blend = piece_blend(features, config.recipe, config.pieces(), held_out_of(made))
     raw = blend.apply({name: each.fitted.predictions for name, each in made.items()})
-    held_out = None if config.n_folds is None else blend.apply(held_out_of(made))
+    held_out = _held_out(features, config, made)
     calibration = _calibration(features, config, raw, held_out)
     predictions = calibrated(calibration, raw, features)
     raw_scores = score_rows(features, raw)
@@ -166,18 +168,25 @@ def fit_system(
     )
 
 
+def _held_out(features: FeatureSet, config: SystemConfig, made: Mapping[str, Made]) -> Predictions | None:
+    """Train out of fold, blended; None if no folds were fitted."""
+    if config.n_folds is None:
+        return None
+    folds = video_folds(features.frames, config.n_folds, seed=config.judging.fold_seed)
+    return blend_held_out(features, config.recipe, config.pieces(), held_out_of(made), folds)
+
+
 def _errors(features: FeatureSet, config: SystemConfig, made: Mapping[str, Made]) -> pl.DataFrame | None:
-    raw = {name: each.fitted.predictions for name, each in made.items()}
-    answers = held_out_of(made) or raw
+    held_out = held_out_of(made)
+    answers = held_out or {name: each.fitted.predictions for name, each in made.items()}
     members = {piece.name: answers[piece.name].only(piece.tasks) for piece in config.pieces()}
     found = error_correlation(members, features.targets)
-    return found if found.height else None
+    return found.with_columns(pl.lit(OUT_OF_FOLD if held_out else "val").alias("rows")) if found.height else None
 
 
 def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep], None] | None) -> dict[str, Made]:
     """Piece -> its fit."""
     fits, n_folds = config.fits(), config.n_folds or 0
-    judging = Judging(folds=config.n_folds, select_on_folds=config.select_on_folds)
     made: dict[str, Made] = {}
     for number, pieces in enumerate(fits):
         first = pieces[0]
@@ -187,7 +196,7 @@ def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep
             first.head,
             first.training,
             [piece.training.select for piece in pieces],
-            judging,
+            config.judging,
             on_epoch=tell.epoch,
             on_fold=tell.fold,
         )

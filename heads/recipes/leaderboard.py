@@ -1,7 +1,8 @@
 """The leaderboard: every system that a store allows, fitted on it one after the other, in one table.
 
 A system is finished when its rows stand in the CSV. Run again, it is not fitted again as long as nothing has changed
-that decides its numbers: models, roles, seed, folds, the embeddings, the frames and their labels. Rows of other
+that decides its numbers: models, roles, seed, folds, the embeddings, the frames and their labels; and as long as its
+folder holds that very system, unless none is saved. Rows of other
 embeddings or labels than the store holds are stale: they are dropped, and that is told. Systems whose encoders are
 missing are listed with what would bring them; one that fails is told with its reason, and the others go on.
 """
@@ -15,19 +16,31 @@ from typing import Final
 
 import polars as pl
 import torch
+from pydantic import JsonValue
 
 from featurestore.errors import AbawError, ConfigError, unknown_name
 from featurestore.store import FeatureStore
 from heads.checking import at_least, raise_all
 from heads.features.featureset import FeatureSet
 
-from .board import BoardRow, StoreState, as_board, board_key, board_rows, read_board, still_true, write_board
+from .board import (
+    BoardRow,
+    StoreState,
+    as_board,
+    board_key,
+    board_rows,
+    read_board,
+    still_true,
+    told_columns,
+    write_board,
+)
 from .boardtable import write_markdown
 from .fitting import FitStep, fit_system
 from .plan import CALIBRATE_ON, SystemConfig
 from .recipe import Recipe
 from .standing import Standing, standings
-from .system import System, system_name
+from .system import System, check_system_place, system_name
+from .systemrecord import holds_system, system_configuration
 
 BOARD_FILE: Final = "leaderboard.csv"
 MARKDOWN_FILE: Final = "leaderboard.md"
@@ -48,7 +61,7 @@ class BoardConfig:
     device, memory_bytes
         As of `FeatureSet.load`.
     save
-        Whether each system is saved, in its own folder beside the table.
+        Whether each system is saved, in its own folder beside the table (see `system_folder`).
 
     Raises
     ------
@@ -128,12 +141,12 @@ class Leaderboard:
     missing
         System -> the encoders that it lacks.
     failed
-        System -> why.
+        System -> seed -> why.
     """
 
     rows: pl.DataFrame
     missing: Mapping[str, tuple[Standing, ...]]
-    failed: Mapping[str, str]
+    failed: Mapping[str, Mapping[int, str]]
 
 
 def run_leaderboard(
@@ -163,7 +176,8 @@ def run_leaderboard(
     on_entry
         Called after each system and seed.
     on_note
-        Called with a sentence for what should be known, such as stale rows that are dropped.
+        Called with a sentence for what should be known, such as stale rows that are dropped, or a finished system whose
+        folder is gone and that is therefore fitted again.
 
     Returns
     -------
@@ -193,7 +207,7 @@ def run_leaderboard(
             f"Finished rows of other embeddings or labels than the store holds, now dropped: "
             f"{kept.height - true.height:,} of {kept.height:,} (file: {path})."
         )
-    run = _Run(_Loader(store, fitting, config), state, config, out, true, on_step=on_step)
+    run = _Run(_Loader(store, fitting, config), state, config, out, true, on_step=on_step, on_note=on_note)
     entries = [(recipe, seed) for recipe in fitting for seed in config.seeds]
     for index, (recipe, seed) in enumerate(entries, start=1):
         is_kept, problem = run.enter(recipe, seed)
@@ -260,11 +274,13 @@ class _Run:
         kept: pl.DataFrame,
         *,
         on_step: Callable[[str, FitStep], None] | None,
+        on_note: Callable[[str], None] | None,
     ) -> None:
-        self._loader, self._state, self._config, self._out, self._on_step = loader, state, config, out, on_step
+        self._loader, self._state, self._config, self._out = loader, state, config, out
+        self._on_step, self._on_note = on_step, on_note
         self._finished = _by_key(kept)
         self._asked: list[str] = []
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, dict[int, str]] = {}
 
     def enter(self, recipe: Recipe, seed: int) -> tuple[bool, str]:
         """Fit a system unless it is finished: whether it was, and why it failed if it did."""
@@ -272,27 +288,52 @@ class _Run:
             return self._enter(self._config.of(recipe, seed)), ""
         except Exception as error:  # whatever ails one system, a night's work on the others is not lost
             told = str(error) if isinstance(error, AbawError) else f"{type(error).__name__}: {error}"
-            self.failed[recipe.name] = told
+            self.failed.setdefault(recipe.name, {})[seed] = told
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return False, told
 
     def _enter(self, config: SystemConfig) -> bool:
         key = board_key(self._state, config)
-        is_kept = key in self._finished
-        if not is_kept:
-            name = config.recipe.name
-            features = self._loader.of(config.recipe.on(config.roles).encoders)
-            on_step = None if self._on_step is None else partial(self._on_step, name)
-            fitted = fit_system(features, config, on_step=on_step)
-            system = System.from_fit(fitted, features)
-            if self._config.save:
-                system.save(self._out / system_name(config), force=True)
-            self._finished[key] = board_rows(fitted, system, self._state)
+        is_kept = key in self._finished and self._is_saved(config)
+        if is_kept:
+            told = told_columns(config, self._state)
+            self._finished[key] = [row | told for row in self._finished[key]]
+        else:
+            self._finished[key] = self._fit(config)
         self._asked.append(key)
         if not is_kept:
             write_board(self._out / BOARD_FILE, self.all())
         return is_kept
+
+    def _fit(self, config: SystemConfig) -> list[BoardRow]:
+        folder = self._out / system_folder(config)
+        if self._config.save:  # what could not be saved is not fitted either
+            check_system_place(self._wanted(config), folder, force=True)
+        features = self._loader.of(config.recipe.on(config.roles).encoders)
+        on_step = None if self._on_step is None else partial(self._on_step, config.recipe.name)
+        fitted = fit_system(features, config, on_step=on_step)
+        system = System.from_fit(fitted, features, name=folder.name)
+        if self._config.save:
+            system.save(folder, force=True)
+        return board_rows(fitted, system, self._state)
+
+    def _is_saved(self, config: SystemConfig) -> bool:
+        """Whether a finished system's folder holds it, or need not."""
+        folder = self._out / system_folder(config)
+        if not self._config.save or holds_system(folder, self._wanted(config)):
+            return True
+        if self._on_note is not None:
+            found = "holds another system" if folder.exists() else "is not there"
+            self._on_note(
+                f"{config.recipe.name} (seed {config.seed}) is finished, but its folder {found}, so it is fitted "
+                f"again (folder: {folder}). With --no-save its rows would do."
+            )
+        return False
+
+    def _wanted(self, config: SystemConfig) -> dict[str, JsonValue]:
+        state = self._state
+        return system_configuration(config, state.fingerprints, frames=state.frames, labels=state.labels)
 
     def asked(self) -> pl.DataFrame:
         """The rows that were asked for, in their order."""
@@ -302,6 +343,19 @@ class _Run:
         """Those, and all others that are still true."""
         others = [row for key, rows in self._finished.items() if key not in self._asked for row in rows]
         return pl.concat([self.asked(), as_board(others)])
+
+
+def system_folder(config: SystemConfig) -> str:
+    """The name of a system's folder beside the table: `system_name`, and what is not as by default.
+
+    Such as ``netease_seed1``, or ``netease_seed1-val-epochs5``: calibrated on val, five epochs. So systems that differ
+    in options do not replace each other; those that differ in roles do.
+    """
+    parts = [] if config.calibrate_on == "train" else [config.calibrate_on]
+    parts += [] if config.folds is None else [f"folds{config.folds}"]
+    parts += [] if config.epochs is None else [f"epochs{config.epochs}"]
+    parts += ["selected-on-folds"] if config.select_on_folds else []
+    return "-".join([system_name(config), *parts])
 
 
 def _encoders(recipe: Recipe, config: BoardConfig) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ from heads.checking import at_least, raise_all
 from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
+from heads.runs.judging import CALIBRATE_ON as SPLITS
+from heads.runs.judging import N_FOLDS, Judging
 
 from .member import Member
 from .recipe import Recipe
 
-N_FOLDS: Final = 5
-"""For out-of-fold predictions, unless another number is asked for: as many as for a single head."""
-CALIBRATE_ON: Final = ("train", "val", "none")
+CALIBRATE_ON: Final = (*SPLITS, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,11 @@ class SystemConfig:
         calibrates = not self.post.is_empty and self.calibrate_on == "train"
         needed = self.recipe.blend.looks_at_train or calibrates or self.select_on_folds
         return N_FOLDS if asked is None and needed else asked
+
+    @property
+    def judging(self) -> Judging:
+        """Of each of the fits by itself; what is calibrated is the blend."""
+        return Judging(folds=self.n_folds, select_on_folds=self.select_on_folds)
 
     def fits(self) -> "tuple[tuple[Piece, ...], ...]":
         """The fits that make the system, each with the pieces that come of it."""

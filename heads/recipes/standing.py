@@ -47,10 +47,20 @@ class Standing:
 
     @property
     def command(self) -> str:
-        """What brings the missing rows into the store."""
+        """What brings into the store what is missing; one of another kind gives way to it, or is left as it is."""
+        meant = self.need.command or f"abaw extract --encoder {self.role}"
+        if self.state == "other":
+            return f"abaw store rm {self.encoder}; {meant}" if self.encoder == self.role else meant
         if self.encoder != self.role or self.state == "incomplete":
             return f"abaw extract --encoder {self.encoder}"
-        return self.need.command or f"abaw extract --encoder {self.role}"
+        return meant
+
+    @property
+    def remedy(self) -> str:
+        """The command, and what it brings if that is not quite what is meant."""
+        is_meant = self.encoder == self.role or self.state == "other"
+        told = self.need.brings if is_meant and self.state != "incomplete" else ""
+        return f"{self.command} (brings {told})" if told else self.command
 
     @property
     def stand_in(self) -> str | None:

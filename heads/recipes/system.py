@@ -6,7 +6,7 @@
         calibration.json      its post-processing, if any was calibrated
         metrics.json          scores on val (see `Scores.as_dict`), and what they are of
         predictions.parquet   every val row (see `prediction_table`), blended and post-processed
-        errors.csv            how alike the errors of models that answer one task are, if several do
+        errors.csv            how alike the errors of models that answer one task are, if several do, and on which rows
 
 The folder is there as a whole or not at all, and nothing in it is ever unpickled. Members are read one at a time when
 they predict: a system of large models takes no more memory than the largest.
@@ -27,7 +27,6 @@ from heads.calibration.calibration import Calibration
 from heads.features.featureset import FeatureSet
 from heads.fitting.fit import score_rows
 from heads.runs.folder import replace_folder
-from heads.runs.judging import Judging
 from heads.runs.making import calibrated
 from heads.runs.place import check_run_name
 from heads.runs.record import versions
@@ -116,10 +115,9 @@ class System:
             seconds=fitted.seconds,
             versions=versions(),
         )
-        judging = Judging(folds=config.n_folds, select_on_folds=config.select_on_folds)
         members = {
             piece.name: Run.from_fit(
-                fitted.made[piece.name], features, training=piece.training, judging=judging, name=piece.name
+                fitted.made[piece.name], features, training=piece.training, judging=config.judging, name=piece.name
             )
             for piece in config.pieces()
         }
@@ -296,7 +294,8 @@ def _metrics(fitted: FittedSystem, record: SystemRecord) -> dict[str, JsonValue]
     if fitted.calibration is not None:
         metrics["uncalibrated"] = fitted.raw_scores.as_dict()
     if fitted.out_of_fold is not None:
-        metrics["out_of_fold"] = {"folds": fitted.config.n_folds, **fitted.out_of_fold.as_dict()}
+        weighed = "each fold with weights fitted on the others" if fitted.blend.fitted_on else None
+        metrics["out_of_fold"] = {"folds": fitted.config.n_folds, "blend": weighed, **fitted.out_of_fold.as_dict()}
     return metrics
 
 

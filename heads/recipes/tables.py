@@ -216,10 +216,6 @@ def _write_columns(table: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return table
 
 
-def _range(start: JsonValue, stop: JsonValue) -> str:
-    return f"{start}:{'' if stop is None else stop}"
-
-
 def _entries(mistakes: list[str], name: str, kind: type[Made], value: JsonValue) -> dict[str, Made | None]:
     """What a table of tables holds."""
     if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):

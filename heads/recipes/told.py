@@ -11,8 +11,8 @@ from typing import Final
 from featurestore.layout import plan_layout
 from heads.checking import at_least, raise_all
 
-SETS: Final = ("val", "test")
-"""On which scores are published."""
+SETS: Final = ("val", "test", "untold")
+"""On which scores are published; ``untold``: a score that is given without its set."""
 
 AFF_WILD_ROWS: Final = 218_538
 """Distinct rows of s-Aff-Wild2, all splits: what an encoder's cost is told for where there is no store."""
@@ -70,6 +70,8 @@ class Need:
         The preset of `abaw encoders` that it is, or that comes nearest to it.
     command
         What brings it into the store; ``abaw extract --encoder`` and the role's name by default.
+    brings
+        What the command brings, where that is not quite the encoder that is meant.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class Need:
     gflops: float | None = None
     preset: str | None = None
     command: str = ""
+    brings: str = ""
 
     def __post_init__(self) -> None:
         mistakes = [] if self.what else ["what must say which encoder is meant."]

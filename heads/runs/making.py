@@ -134,7 +134,7 @@ def make_each(
     head has no epochs: its one fit stands for all.
     """
     judging = judging or Judging()
-    _check_calibrates(features, config.encoders, judging)
+    _check_calibrates(features, config.encoders, config.joint, judging)
     held_out: Sequence[OutOfFold | None] = [None] * len(selects)
     if judging.n_folds is not None:
         folds = video_folds(features.frames, judging.n_folds, seed=judging.fold_seed)
@@ -154,10 +154,16 @@ def make_each(
     return tuple(_judged(features, judging, each, folded) for each, folded in zip(fitted, held_out, strict=True))
 
 
-def _check_calibrates(features: FeatureSet, encoders: Sequence[str], judging: Judging) -> None:
+def _check_calibrates(features: FeatureSet, encoders: Sequence[str], joint: Sequence[str], judging: Judging) -> None:
     """Refuse before the fit what `calibrate` would refuse after it."""
     if judging.post.is_empty:
         return
+    wanted = judging.post.tasks
+    if not set(wanted) & set(joint):
+        raise ConfigError(
+            f"Post-processing of {', '.join(wanted)} was asked for, but the head joins {', '.join(joint)}. "
+            "Join one of these tasks, or leave the post-processing out."
+        )
     rows = features.frames.rows(judging.calibrate_on)
     n_videos = len(np.unique(features.clip_ids[rows[features.usable(encoders)[rows]]]))
     if n_videos < 2:

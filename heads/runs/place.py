@@ -40,7 +40,12 @@ def prepare_folder(
     """
     check_run_name(name)
     configuration = fit_configuration(
-        head, training, judging or Judging(), features.fingerprints, frames=features.frames.fingerprint
+        head,
+        training,
+        judging or Judging(),
+        features.fingerprints,
+        frames=features.frames.fingerprint,
+        labels=features.labels_digest,
     )
     check_place(configuration, runs / name, force=force)
     return runs / name

@@ -96,7 +96,9 @@ class RunRecord:
 
     def configuration(self) -> dict[str, JsonValue]:
         """What decides a fit (see `fit_configuration`)."""
-        return fit_configuration(self.head, self.training, self.judging, self.encoders, frames=self.frames)
+        return fit_configuration(
+            self.head, self.training, self.judging, self.encoders, frames=self.frames, labels=self.labels
+        )
 
     def in_sample(self, split: str) -> str | None:
         """Why a score on a split is no score of unseen frames; None if it is one.
@@ -117,14 +119,16 @@ def fit_configuration(
     encoders: Mapping[str, str],
     *,
     frames: str,
+    labels: str,
 ) -> dict[str, JsonValue]:
-    """What decides a fit: head, training, judging, its encoders' fingerprints, and the frames'."""
+    """What decides a fit: head, training, judging, its encoders' fingerprints, frames and labels."""
     return {
         "head": head.to_dict(),
         "training": training.to_dict(),
         "judging": to_json(judging),
         "encoders": {name: encoders[name] for name in head.encoders},
         "frames": frames,
+        "labels": labels,
     }
 
 

@@ -115,7 +115,10 @@ def test_two_workers_share_rows_and_a_death_is_named(
     assert {result.n_threads for result in results.values()} == {1}
     assert set(results) == {0, 1, 3}  # the one under way was finished, no other begun
     assert [number for number, _ in taken] == [0, 1, 2, 3]
-    assert [n_done for _, n_done in taken] in ([0, 0, 1, 1], [0, 0, 1, 2])  # as workers became free
+    # As workers became free; under load both of the first may have ended before the third is taken.
+    n_done = [each for _, each in taken]
+    assert n_done[:2] == [0, 0]
+    assert 1 <= n_done[2] <= n_done[3]
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert not (tmp_path / "run-again").exists()
 

@@ -17,7 +17,7 @@ ESTIMATORS = [
     BoostedClassifier(n_estimators=8, n_leaves=4, min_leaf_rows=2),
     BoostedRegressor(n_estimators=8, n_leaves=4, min_leaf_rows=2, learning_rate=0.3),
     ProbeClassifier(learning_rate=0.1, epochs=12, hidden=(8,), dropout=0.0),
-    ProbeRegressor(learning_rate=0.1, epochs=10, refit=True),
+    ProbeRegressor(learning_rate=0.1, epochs=10),
 ]
 
 # LightGBM's own estimators expect the same failure.
@@ -30,7 +30,7 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # a check's own NaN
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)  # type: ignore[untyped-decorator]
 def test_estimators_keep_scikit_learns_contract(
     estimator: BaseEstimator, check: Callable[[BaseEstimator], None]
 ) -> None:
@@ -43,7 +43,7 @@ def test_labels_are_classes_or_units() -> None:
     assert classes.names.tolist() == ["a", "b"]
     assert classes.classes is not None
     assert classes.classes.tolist() == [1, 0, 1]
-    units = read_labels([[1, 0], [-1, 1], [np.nan, -5]])
+    units = read_labels(np.array([[1, 0], [-1, 1], [np.nan, -5]]))
     assert units.classes is None
     assert units.units is not None
     np.testing.assert_array_equal(units.units, [[1, 0], [np.nan, 1], [np.nan, np.nan]])

@@ -1,7 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from featurestore.errors import ConfigError, MissingFileError, ShapeError
@@ -32,7 +34,7 @@ def fits(features: FeatureSet) -> dict[str, FittedLight]:
     return {estimator: fit_light(features, asked(estimator)) for estimator in ESTIMATORS}
 
 
-def arrays(predictions: Predictions) -> list[np.ndarray]:
+def arrays(predictions: Predictions) -> list[NDArray[np.float64]]:
     found = (predictions.valence, predictions.arousal, predictions.expression, predictions.action_units)
     return [each for each in found if each is not None]
 
@@ -68,7 +70,7 @@ def test_segments_and_splits_are_predicted_alike(
     some = model.predict(features, segments=segments[1:])
     keep = whole.rows >= segments[1, 0]
     # However many rows are read, or go through the layers, at once.
-    monkeypatch.setattr("heads.light.model.SEGMENT_ROWS", 50)
+    monkeypatch.setattr("heads.light.model.SEGMENT_ROWS", 80)
     monkeypatch.setattr("heads.light.model.BLOCK_ROWS", 7)
     monkeypatch.setattr("heads.light.design.BLOCK_ROWS", 11)
     again = model.predict(features, split="train")
@@ -78,8 +80,12 @@ def test_segments_and_splits_are_predicted_alike(
 
 
 def test_rows_without_an_embedding_have_no_prediction(
-    tmp_path: Path, fits: dict[str, FittedLight], features: FeatureSet, add_encoder, label_vectors
-) -> None:  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    fits: dict[str, FittedLight],
+    features: FeatureSet,
+    add_encoder: Callable[..., None],
+    label_vectors: Callable[..., NDArray[np.float32]],
+) -> None:
     made = FeatureStore.create(tmp_path / "features", features.frames)
     row = int(features.frames.rows("val")[3])
     add_encoder(made, "mae", label_vectors(features.frames), failures={row: "unreadable"})
