@@ -125,7 +125,7 @@ def fit_heads(
     light: Annotated[
         str | None,
         typer.Option(
-            help="A light head instead: lightgbm, logistic, ridge, svm, linear or mlp.", rich_help_panel=_PARTS
+            help="A light head: lightgbm, logistic, ridge, svm, linear or mlp.", rich_help_panel=_PARTS
         ),
     ] = None,
     set_: Annotated[

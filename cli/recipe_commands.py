@@ -34,7 +34,7 @@ def list_recipes(
     from heads.recipes.catalogue import find_recipe, recipe_names
 
     from .console import print_json, stdout
-    from .recipe_tables import recipe_line, recipes_remarks, recipes_table
+    from .recipe_tables import WIDE, recipe_line, recipes_remarks, recipes_table
 
     store, roles = _store(workspace), parse_use(use)
     recipes = [find_recipe(name) for name in recipe_names()]
@@ -44,11 +44,12 @@ def list_recipes(
         location = None if store is None else store.location
         print_json({"store": location, "recipes": {line.recipe.name: line.as_dict() for line in lines}})
         return
-    table = recipes_table(lines)
+    is_wide = not stdout.is_terminal or stdout.width >= WIDE
+    table = recipes_table(lines, is_wide=is_wide)
     if not stdout.is_terminal:  # what is piped or saved has no width that it must fit
         table.width = stdout.measure(table, options=stdout.options.update(width=_UNBOUNDED)).maximum
     stdout.print(table)
-    for remark in recipes_remarks(lines):
+    for remark in recipes_remarks(lines, is_wide=is_wide):
         stdout.print(remark, markup=False)
     if store is None:
         stdout.print("No workspace with a store here: what is missing is told in one.")
@@ -102,7 +103,10 @@ def leaderboard(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="For all models, to shorten; it is told.", show_default="the recipe's")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the table and of the systems.")] = Path("leaderboard"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the table and of the systems.", show_default="leaderboard, in the workspace"),
+    ] = None,
     save: Annotated[bool, typer.Option(help="Keep each fitted system, for `abaw predict`.")] = True,
     device: DeviceOption = "auto",
     memory: MemoryOption = None,
@@ -110,6 +114,8 @@ def leaderboard(
     workspace: WorkspaceOption = _HERE,
 ) -> None:
     """Fit every system that the store allows, and print one table beside the published scores; finished ones are kept.
+
+    Exit code 1 if no system could be fitted.
 
     For example: abaw leaderboard --use iresnet100=arcface
     """
@@ -137,7 +143,8 @@ def leaderboard(
         save=save,
     )
     recipes = [find_recipe(name) for name in parse_names(only) or recipe_names()]
-    store = open_workspace(workspace).open_store()
+    opened = open_workspace(workspace)
+    store, folder = opened.open_store(), opened.root / "leaderboard" if out is None else out
     with progress_bar("leaderboard", "fits") as update:
 
         def on_step(system: str, step: "FitStep") -> None:
@@ -148,8 +155,11 @@ def leaderboard(
             if report.problem:
                 warn(f"{report.system} (seed {report.seed}) failed: {report.problem}")
 
-        board = run_leaderboard(store, recipes, config, out=out, on_step=on_step, on_entry=on_entry, on_note=warn)
-    _tell_board(board, out, json_=json_)
+        board = run_leaderboard(store, recipes, config, out=folder, on_step=on_step, on_entry=on_entry, on_note=warn)
+    _tell_board(board, folder, json_=json_)
+    if not board.rows.height:
+        warn("No system was fitted.")
+        raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:
@@ -210,11 +220,15 @@ def _tell_board(board: "Leaderboard", out: Path, *, json_: bool) -> None:
 
     if json_:
         missing = {
-            name: [{"role": each.role, "problem": each.problem, "command": each.command} for each in roles]
+            name: [
+                {"role": each.role, "problem": each.problem, "command": each.command, "brings": each.brings}
+                for each in roles
+            ]
             for name, roles in board.missing.items()
         }
         files = {"csv": str(out / BOARD_FILE), "markdown": str(out / MARKDOWN_FILE)}
-        print_json({"files": files, "rows": board.rows.to_dicts(), "missing": missing, "failed": dict(board.failed)})
+        failed = {name: dict(reasons) for name, reasons in board.failed.items()}
+        print_json({"files": files, "rows": board.rows.to_dicts(), "missing": missing, "failed": failed})
         return
     lines = board_lines(board.rows)
     if lines:

@@ -62,7 +62,9 @@ def fit_recipe_of(
     system = System.from_fit(fitted, features, name=name)
     system.save(folder, force=force)
     if json_:
-        print_json({"system": name, "folder": str(folder), "seconds": fitted.seconds} | dict(system.metrics))
+        errors = [] if system.errors is None else system.errors.to_dicts()
+        facts = {"system": name, "folder": str(folder), "seconds": fitted.seconds}
+        print_json(facts | dict(system.metrics) | {"blend": system.record.blend.to_dict(), "errors": errors})
         return
     print_system(system, fitted, folder)
 
@@ -72,22 +74,23 @@ def print_system(system: "System", fitted: "FittedSystem", folder: Path) -> None
     from heads.calibration.blend import near_copies
 
     from .console import stdout
+    from .recipe_tables import blend_lines, error_lines
     from .render import calibration_lines, scores_table
 
     record = system.record
     if fitted.out_of_fold is not None:
-        n_folds = fitted.config.n_folds
-        stdout.print(scores_table(fitted.out_of_fold, title=f"{system.name}, train, out of {n_folds} folds"))
+        weighed = ", each blended with weights of the others" if fitted.blend.fitted_on else ""
+        title = f"{system.name}, train, out of {fitted.config.n_folds} folds{weighed}"
+        stdout.print(scores_table(fitted.out_of_fold, title=title))
     stdout.print(scores_table(fitted.raw_scores, title=f"{system.name}, val"))
     if fitted.calibration is not None:
         stdout.print(scores_table(fitted.scores, title=f"{system.name}, val, post-processed"))
         for line in calibration_lines(fitted.calibration):
             stdout.print(f"  {line}", markup=False)
-    for task, weights in fitted.blend.weights.items():
-        told = ", ".join(f"{weight:.2f} {member}" for member, weight in weights.items() if weight)
-        stdout.print(f"{task}: {told}", markup=False)
+    for line in blend_lines(fitted.blend):
+        stdout.print(line, markup=False)
     if fitted.errors is not None:
-        for line in near_copies(fitted.errors):
+        for line in (*error_lines(fitted.errors), *near_copies(fitted.errors)):
             stdout.print(line, markup=False)
     for line in record.stand_ins:
         stdout.print(f"stand-in: {line}", markup=False)

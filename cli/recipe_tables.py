@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import polars as pl
 from pydantic import JsonValue
 from rich import box
 from rich.markup import escape
@@ -10,6 +12,7 @@ from rich.table import Table
 
 from featurestore.bytesize import format_bytes
 from featurestore.store import FeatureStore
+from heads.calibration.blend import Blend
 from heads.checking import to_json
 from heads.light.config import LightConfig
 from heads.recipes.member import Member
@@ -18,6 +21,20 @@ from heads.recipes.recipe import Recipe
 from heads.recipes.standing import Standing, standings
 from heads.recipes.tables import recipe_to_table
 from heads.recipes.told import AFF_WILD_ROWS, Need
+
+WIDE: Final = 112
+"""Columns of a terminal from which on the list shows what encoders cost, too."""
+_STATES: Final[Mapping[str, str]] = {
+    "absent": "no",
+    "incomplete": "partly",
+    "other": "other kind",
+    "unreadable": "damaged",
+}
+"""State of an encoder -> a word; `abaw recipes show` tells more."""
+
+
+N_PAIRS: Final = 6
+"""Of models whose errors are shown to be alike; all pairs of four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +94,7 @@ def need_facts(need: Need, standing: Standing | None, told: Mapping[str, JsonVal
             "rows_done": standing.rows_done,
             "stand_in": standing.stand_in,
             "missing": None if standing.is_ready else standing.command,
+            "missing_brings": None if standing.is_ready else standing.brings or None,
         }
     return facts
 
@@ -87,37 +105,53 @@ def n_fits_of(recipe: Recipe) -> tuple[int, int]:
     return len(config.fits()), config.n_folds or 0
 
 
-def recipes_table(lines: Sequence[RecipeLine]) -> Table:
-    """Recipes, one line for each encoder that they need."""
+def recipes_table(lines: Sequence[RecipeLine], *, is_wide: bool = True) -> Table:
+    """Recipes, one line for each encoder that they need.
+
+    Parameters
+    ----------
+    lines
+        Of `recipe_line`.
+    is_wide
+        Whether there are `WIDE` columns; with fewer, challenges and costs are left out.
+    """
     has_store = any(line.roles for line in lines)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column("recipe", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    if is_wide:
+        table.add_column("", no_wrap=True)
     table.add_column("val P", justify="right", no_wrap=True)
     table.add_column("test P", justify="right", no_wrap=True)
     table.add_column("needs", overflow="fold")
     table.add_column("columns", justify="right", no_wrap=True)
     if has_store:
-        table.add_column("in the store", overflow="fold")
-    table.add_column("takes", justify="right", no_wrap=True)
-    table.add_column("PFLOP", justify="right", no_wrap=True)
+        table.add_column("in the store", no_wrap=True)
+    if is_wide:
+        table.add_column("takes", justify="right", no_wrap=True)
+        table.add_column("PFLOP", justify="right", no_wrap=True)
     for number, line in enumerate(lines):
         if number:
             table.add_section()
-        for row in _rows(line):
+        for row in _rows(line, is_wide=is_wide):
             table.add_row(*row)
     return table
 
 
-def recipes_remarks(lines: Sequence[RecipeLine]) -> Iterator[str]:
-    """What stands under the list: what the figures are of, and what brings what is missing."""
+def recipes_remarks(lines: Sequence[RecipeLine], *, is_wide: bool = True) -> Iterator[str]:
+    """What stands under the list (see `recipes_table`): what the figures are of, and what brings what is missing."""
     n_frames = next((each.n_frames for line in lines for each in line.roles), None)
     rows = f"s-Aff-Wild2's {AFF_WILD_ROWS:,} rows" if n_frames is None else f"the store's {n_frames:,} rows"
-    yield f"takes, PFLOP: of the encoder's embeddings in float16, and of its forward passes (1e15), for {rows}."
+    if is_wide:
+        yield f"takes, PFLOP: of the encoder's embeddings in float16, and of its forward passes (1e15), for {rows}."
     yield "val P, test P: as published, each on its authors' own encoders."
-    missing = [each for line in lines for each in line.roles if not each.is_ready]
-    for command in dict.fromkeys(each.command for each in missing):
-        yield f"missing: {command}"
+    if any("untold" in line.recipe.published for line in lines):
+        yield "?: published without saying of which set."
+    if not is_wide:
+        yield f"What encoders cost is shown from {WIDE} columns on, and by `abaw recipes show NAME`."
+    missing = [(line.recipe.name, each) for line in lines for each in line.roles if not each.is_ready]
+    for command in dict.fromkeys(each.command for _, each in missing):
+        told = [f"{name}: brings {each.brings}" for name, each in missing if each.command == command and each.brings]
+        yield f"missing: {command}" + (f" ({'; '.join(told)})" if told else "")
     if missing:
         yield "Another encoder of the store in its place: --use iresnet100=NAME, which the leaderboard then says."
 
@@ -130,7 +164,8 @@ def recipe_pairs(line: RecipeLine) -> Iterator[tuple[str, str]]:
     yield from ((word, text) for word, text in told if text)
     for name, scores in recipe.published.items():
         known = {"P": scores.p, "AU": scores.au, "EXPR": scores.expr, "VA": scores.va}
-        yield name, ", ".join(f"{part} {score:.4f}" for part, score in known.items() if score is not None)
+        word = "set not told" if name == "untold" else name
+        yield word, ", ".join(f"{part} {score:.4f}" for part, score in known.items() if score is not None)
     found = {each.role: each for each in line.roles}
     for role, need in recipe.needs.items():
         n_frames = found[role].n_frames if role in found else AFF_WILD_ROWS
@@ -138,9 +173,9 @@ def recipe_pairs(line: RecipeLine) -> Iterator[tuple[str, str]]:
         size = f"{_shape(need)}, {format_bytes(need.store_bytes(n_frames))} at {n_frames:,} rows{cost}"
         yield f"needs {role}", f"{need.what} ({size})"
         if role in found:
-            yield "", f"in the store: {found[role].stand_in or _state(found[role])}"
+            yield "", f"in the store: {_told(found[role])}"
             if not found[role].is_ready:
-                yield "", f"missing: {found[role].command}"
+                yield "", f"missing: {found[role].remedy}"
     for member in recipe.models:
         yield f"model {member.name}", _model(member)
     yield "blend", _blend(recipe)
@@ -150,32 +185,72 @@ def recipe_pairs(line: RecipeLine) -> Iterator[tuple[str, str]]:
     yield from (("note", note) for note in recipe.notes)
 
 
-def _rows(line: RecipeLine) -> Iterator[tuple[str, ...]]:
+def blend_lines(blend: Blend) -> Iterator[str]:
+    """What the fits weigh in each task, and how that came about."""
+    for task, weights in blend.weights.items():
+        told = ", ".join(f"{weight:.2f} {member}" for member, weight in weights.items() if weight)
+        way = f" ({blend.ways[task]})" if task in blend.ways else ""
+        yield f"{task}: {told}{way}"
+        if task in blend.scores:
+            tried = ", ".join(f"{name} {score:.4f}" for name, score in blend.scores[task].items())
+            yield f"  on folds that the weights were not fitted on: {tried}"
+
+
+def error_lines(errors: pl.DataFrame) -> Iterator[str]:
+    """How alike the errors of a task's models are: the most alike pairs of each task.
+
+    Parameters
+    ----------
+    errors
+        Of a fitted system (see `FittedSystem`).
+    """
+    for (task, rows), pairs in errors.group_by("task", "rows", maintain_order=True):
+        known = pairs.drop_nulls("correlation").sort("correlation", descending=True, maintain_order=True)
+        shown = known.head(N_PAIRS).iter_rows(named=True)
+        told = [f"{row['first']} and {row['second']} {row['correlation']:.3f}" for row in shown]
+        more = f"; {pairs.height - len(told)} more in errors.csv" if pairs.height > len(told) else ""
+        yield f"correlation of errors in {task} ({rows}): {', '.join(told) or 'none is known'}{more}"
+
+
+def _rows(line: RecipeLine, *, is_wide: bool) -> Iterator[tuple[str, ...]]:
     recipe = line.recipe
-    scores = [recipe.published[name].p if name in recipe.published else None for name in ("val", "test")]
-    first = (recipe.name, recipe.challenge, *("-" if score is None else f"{score:.3f}" for score in scores))
+    challenge = (recipe.challenge,) if is_wide else ()
+    first: tuple[str, ...] = (recipe.name, *challenge, *_published(recipe))
     found = {each.role: each for each in line.roles}
     for role, need in recipe.needs.items():
         standing = found.get(role)
         n_frames = AFF_WILD_ROWS if standing is None else standing.n_frames
         flops = need.petaflops(n_frames)
         state = () if standing is None else (escape(_state(standing)),)
-        cost = ("-" if flops is None else f"{flops:.3g}",)
-        yield (*first, escape(role), _shape(need), *state, format_bytes(need.store_bytes(n_frames)), *cost)
-        first = ("", "", "", "")
+        cost = (format_bytes(need.store_bytes(n_frames)), "-" if flops is None else f"{flops:.3g}") if is_wide else ()
+        yield (*first, escape(role), _shape(need), *state, *cost)
+        first = ("",) * len(first)
+
+
+def _published(recipe: Recipe) -> tuple[str, str]:
+    """P on val and on test; one without its set stands for val's, marked."""
+    scores = {name: each.p for name, each in recipe.published.items()}
+    val, test = ("-" if scores.get(name) is None else f"{scores[name]:.3f}" for name in ("val", "test"))
+    untold = scores.get("untold")
+    return (f"{untold:.3f}?" if val == "-" and untold is not None else val), test
 
 
 def _state(standing: Standing) -> str:
-    match standing.state:
-        case "ready":
-            shape = " x ".join(map(str, standing.shape or ()))
-            return "yes" if standing.stand_in is None else f"{standing.encoder}: {shape}"
-        case "incomplete":
-            return f"{standing.rows_done:,} of {standing.n_frames:,} rows"
-        case "absent":
-            return "no"
-        case _:
-            return standing.problem
+    """In a word; of a stand-in, which encoder, and its columns if they are others."""
+    if not standing.is_ready:
+        return _STATES[standing.state]
+    if standing.stand_in is None:
+        return "yes"
+    shape = standing.shape or ()
+    columns = "" if shape == standing.need.row_shape else f": {' x '.join(map(str, shape))}"
+    return f"{standing.encoder}{columns}"
+
+
+def _told(standing: Standing) -> str:
+    """In words."""
+    if standing.is_ready:
+        return standing.stand_in or "yes"
+    return "no" if standing.state == "absent" else standing.problem
 
 
 def _shape(need: Need) -> str:

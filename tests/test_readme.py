@@ -9,6 +9,10 @@ from heads.modules.model import HeadModel
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("featurestore", "heads", "extractor", "cli")
 ROOMS = {
+    "heads": (
+        *("features", "modules", "losses", "fitting", "light", "scoring", "calibration"),
+        *("runs", "recipes", "ablation", "search", "export"),
+    ),
     "featurestore": ("storage", "challenge", "images", "exchange", "inspection"),
     "extractor": ("encoders", "pixels", "extraction", "training", "synth"),
 }

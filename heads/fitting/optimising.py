@@ -25,6 +25,11 @@ class Optimizer:
         How many steps an epoch has.
     undecayed
         What is fitted along without weight decay, such as the losses' variances.
+
+    Attributes
+    ----------
+    rate
+        Of the step taken last.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Optimizer:
             groups.append({"params": spared, "weight_decay": 0.0})
         self._training, self._n_steps = training, max(1, n_steps)
         self._taken = 0
+        self.rate = 0.0
         # One kernel for all parameters; weight by weight the step costs as much as the LSTM on a CPU.
         self._adamw = torch.optim.AdamW(
             groups,
@@ -56,8 +62,9 @@ class Optimizer:
         self._adamw.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._parameters, self._training.gradient_clip)
+        self.rate = self._training.learning_rate * self._share()
         for group in self._adamw.param_groups:
-            group["lr"] = self._training.learning_rate * self._share()
+            group["lr"] = self.rate
         self._adamw.step()
         self._taken += 1
 

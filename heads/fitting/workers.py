@@ -237,7 +237,7 @@ class _Workers(Generic[Result]):
                         worker.job = None
                         raise message.error
                     case WorkerError():
-                        deaths.append(message)
+                        pass
                         worker.job = None
         if deaths:
             raise deaths[0]

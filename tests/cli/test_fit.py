@@ -49,6 +49,15 @@ def test_what_is_calibrated_is_marked(workspace: Path, abaw: Callable, refused: 
     assert "au26" in detailed
 
 
+@pytest.mark.parametrize(("choice", "selected_on"), [("last", "last"), ("folds", "last")])
+def test_val_may_be_left_out_of_the_fit(workspace: Path, abaw: Callable, choice: str, selected_on: str) -> None:
+    options = ("--temporal", "none", "--epochs", 1, "--select-on", choice, "--folds", 2, "--name", choice)
+    fitted = abaw("fit-heads", *options, "--json").json()
+    assert fitted["selected_on"] == selected_on
+    assert (workspace / "runs" / choice / "curve.png").is_file()
+    assert not abaw("evaluate", choice, "--json").json()["epoch_selected_here"]
+
+
 def test_a_light_head_is_a_run_like_any_other(workspace: Path, abaw: Callable) -> None:
     fitted = abaw("fit-heads", "--light", "ridge", "--encoder", "au", "--name", "light", "--json").json()
     assert fitted["P"] is not None

@@ -1,12 +1,19 @@
 """`abaw recipes` and `abaw leaderboard`."""
 
+import inspect
+import io
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
+from cli.recipe_tables import WIDE, recipe_line, recipes_table
 from extractor.encoders.presets import find_preset
+from featurestore.store import FeatureStore
 from heads.recipes.board import SCHEMA
 from heads.recipes.catalogue import find_recipe, recipe_names
 from heads.recipes.system import System
@@ -45,6 +52,8 @@ def test_every_preset_that_a_recipe_names_is_one_of_its_width(name: str) -> None
             preset = find_preset(need.preset)
             assert preset is not None, need.preset
             assert (preset.dim == need.dim) == ((name, role) not in OTHER_WIDTH)
+            if preset.dim != need.dim and not need.command:  # the preset is what the command brings
+                assert str(preset.dim) in need.brings
 
 
 def test_the_list_works_outside_a_workspace(abaw: Abaw, nowhere: Path) -> None:
@@ -110,14 +119,15 @@ def test_what_is_not_there_is_refused(refused: Callable[..., str], nowhere: Path
 
 def test_the_leaderboard_fits_what_the_store_allows(abaw: Abaw, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "board"
-    asked = ["leaderboard", "--only", "netease,baseline,scu", "--use", "vgg16=mae", "--epochs", 1, "--device", "cpu"]
+    asked = ["leaderboard", "--only", "linear-probe,baseline,scu", "--use", "vgg16=mae", "--epochs", 1]
+    asked += ["--device", "cpu"]
     first = abaw(*asked, "--out", out, "-w", finished)
     assert first.code == 0, first.err
-    for told in ("netease", "baseline: vgg16=mae (32 columns for 4096)", "scu: not fitted.", "x: epochs", "1.529"):
+    for told in ("linear-probe", "baseline: vgg16=mae (32 columns for 4096)", "scu: not fitted.", "x: epochs", "0.340"):
         assert told in first.out
     rows = pl.read_csv(out / "leaderboard.csv", schema=SCHEMA)
-    assert set(rows["system"]) == {"netease", "baseline"}
-    assert System.load(out / "netease_seed1").record.stand_ins
+    assert set(rows["system"]) == {"linear-probe", "baseline"}
+    assert System.load(out / "baseline_seed1-epochs1").record.stand_ins
     again = abaw(*asked, "--out", out, "--json", "-w", finished).json()
     assert again["rows"] == rows.to_dicts()
     assert again["failed"] == {}
@@ -125,3 +135,65 @@ def test_the_leaderboard_fits_what_the_store_allows(abaw: Abaw, finished: Path, 
     assert isinstance(missing, dict)
     assert missing["scu"][0]["command"].startswith("abaw extract --encoder dinov2_giant_238 --pooling tokens")
     assert (out / "leaderboard.md").is_file()
+
+
+def test_a_leaderboard_without_a_system_is_a_failure(abaw: Abaw, workspace: Path, nowhere: Path) -> None:
+    lacking = abaw("leaderboard", "--only", "baseline", "-w", workspace)
+    assert lacking.code == 1
+    assert "baseline: not fitted. encoder 'vgg16' is not in the store." in lacking.out
+    assert "No system was fitted." in lacking.err
+    # Without --out the table lies in the workspace, wherever the command is run.
+    assert (workspace / "leaderboard" / "leaderboard.csv").is_file()
+    assert list(nowhere.iterdir()) in ([], [workspace])
+    (workspace / "leaderboard" / "linear-probe_seed1").mkdir()
+    (workspace / "leaderboard" / "linear-probe_seed1" / "notes.txt").write_text("mine")
+    failed = abaw("leaderboard", "--only", "linear-probe", "--json", "-w", workspace)
+    assert failed.code == 1
+    reasons = json.loads(failed.out)["failed"]
+    assert "holds something that is not a system" in reasons["linear-probe"]["1"]
+
+
+def test_a_system_says_how_its_parts_came_together(abaw: Abaw, finished: Path, tmp_path: Path) -> None:
+    text = """
+        name = "two"
+        title = "two linear heads, blended"
+        blend = { how = "fitted" }
+        needs = { mae = { what = "MAE", dim = 32 }, au = { what = "AU", dim = 32 } }
+        model = [
+            { name = "first", tasks = ["v"], head = { encoder = "mae", joint = ["v"], temporal = "none", seq = 1 } },
+            { name = "other", tasks = ["v"], head = { encoder = "au", joint = ["v"], temporal = "none", seq = 1 } },
+        ]
+    """
+    for model in ("first", "other"):
+        text = text.replace(f'name = "{model}", ', f'name = "{model}", training = {{ select = "v" }}, ')
+    (tmp_path / "two.toml").write_text(inspect.cleandoc(text))
+    copy = shutil.copytree(finished, tmp_path / "work")
+    asked = ("fit-heads", "--recipe", tmp_path / "two.toml", "--epochs", 1, "--folds", 2, "--device", "cpu")
+    fitted = abaw(*asked, "-w", copy)
+    assert fitted.code == 0, fitted.err
+    told = " ".join(fitted.out.split())
+    assert "out of 2 folds, each blended with weights of the others" in told
+    assert "on folds that the weights were not fitted on: best member" in told
+    assert "correlation of errors in v (train, out of fold): first and other" in told
+    (folder,) = (copy / "runs").glob("two*")
+    blend = json.loads((folder / "system.json").read_text())["blend"]
+    assert blend["ways"]["v"] in ("best member", "equal weights", "fitted weights")
+    assert set(blend["scores"]["v"]) == {"best member", "equal weights", "fitted weights"}
+    assert pl.read_csv(folder / "errors.csv")["rows"].to_list() == ["train, out of fold"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["out_of_fold"]["blend"] == "each fold with weights fitted on the others"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_list_fits_a_terminal(width: int, finished: Path) -> None:
+    store = FeatureStore.open(str(finished / "features"))
+    lines = [recipe_line(find_recipe(name), store, {"iresnet100": "au"}) for name in recipe_names()]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(recipes_table(lines, is_wide=width >= WIDE))
+    text = console.export_text()
+    assert "…" not in text
+    n_needs = sum(len(line.recipe.needs) for line in lines)
+    # A line a need, a space between recipes, two of the head; at 80 columns SCU's long name takes one more.
+    assert len(text.strip("\n ").splitlines()) <= n_needs + len(lines) + 2
+    assert ("PFLOP" in text) == (width == 120)
+    assert text.count("1.634?") == 1

@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import FittedHead, fit, fit_each
+from heads.fitting.optimising import Optimizer
 from heads.fitting.predict import predict
 from heads.fitting.trainer import Trainer
 from heads.losses.multitask import MultiTaskLoss
@@ -317,3 +319,28 @@ def test_windows_of_frames_and_gaps_are_read(features: FeatureSet) -> None:
     fitted = fit(features, head, FitConfig(epochs=1))
     assert fitted.predictions.valence is not None
     assert not np.isnan(fitted.predictions.valence).any()
+
+
+def test_a_stateful_fit_follows_its_schedule_to_the_end(
+    new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One long video beside short ones: its lane takes more steps than windows over lanes would say.
+    sizes = (160, 10, 10, 10, 10)
+    frames = make_frames({f"t{i}": ("train", n) for i, n in enumerate(sizes)} | {"v": ("val", 30)})
+    features = new_features(frames, {"mae": label_vectors(frames)})
+    rates: list[float] = []
+    under_autocast: list[bool] = []
+    step = Optimizer.step
+
+    def spy(optimizer: Optimizer, loss: Tensor) -> None:
+        under_autocast.append(torch.is_autocast_enabled("cpu"))
+        step(optimizer, loss)
+        rates.append(optimizer.rate)
+
+    monkeypatch.setattr("heads.fitting.trainer.Optimizer.step", spy)
+    head = HeadConfig(temporal="gru", layers=1, seq=8, stateful=True, joint=("v",))
+    fit(features, head, FitConfig(epochs=4, batch_frames=32, schedule="linear", precision="bfloat16"))
+    assert len(rates) == 4 * 20  # the long video's windows, each epoch
+    assert all(0 < later < earlier for earlier, later in pairwise(rates))
+    assert rates[-1] == pytest.approx(FitConfig().learning_rate / 80)
+    assert not any(under_autocast)

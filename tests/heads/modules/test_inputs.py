@@ -15,7 +15,7 @@ from heads.fitting.fit import fit
 from heads.fitting.parts import segment_rows
 from heads.modules import inputs
 from heads.modules.config import HeadConfig
-from heads.modules.inputs import STD_FLOOR, Inputs, column_statistics, fit_inputs
+from heads.modules.inputs import STD_FLOOR, Inputs, Statistics, column_statistics, fit_inputs
 
 Vectors = NDArray[np.float32]
 NewFeatures = Callable[[FrameTable, Mapping[str, Vectors]], FeatureSet]
@@ -151,3 +151,12 @@ def test_a_fit_normalises_by_the_rows_it_learns_from(features: FeatureSet, avera
     assert read.get_buffer("std_0").numpy() == pytest.approx(values.std(axis=0), abs=1e-6)
     plain = fit(features, replace(head, normalise=False), FitConfig(epochs=1, average=average))
     assert not np.allclose(plain.predictions.valence, fitted.predictions.valence)
+
+
+def test_a_row_that_was_not_embedded_stays_the_mean() -> None:
+    inputs = Inputs(HeadConfig(normalise=True), {"mae": (3,)})
+    inputs.take({"mae": Statistics(torch.full((3,), 5.0).double(), torch.full((3,), 0.1).double())})
+    rows = torch.tensor([[[5.1, 5.0, 4.9], [0.0, 0.0, 0.0]]])
+    (read,) = inputs([rows])
+    assert torch.allclose(read[0, 0], torch.tensor([1.0, 0.0, -1.0]), atol=1e-4)
+    assert read[0, 1].tolist() == [0, 0, 0]

@@ -15,6 +15,8 @@ from heads.fitting.config import FitConfig
 from heads.fitting.outoffold import OUT_OF_FOLD
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
+from heads.fitting.folds import video_folds
+from heads.recipes.blending import blend_held_out, piece_blend
 from heads.recipes.catalogue import find_recipe, recipe_names
 from heads.recipes.fitting import FitStep, fit_recipe
 from heads.recipes.member import BlendPlan, Member
@@ -25,12 +27,24 @@ from heads.scoring.predictions import Predictions
 
 NEEDS = {name: Need(what=name, dim=16) for name in ("mae", "au", "expr", "v", "a")}
 
-SOME_MODELS = {
-    "aim3": ("share-lstm", "share-gru"),
-    "sun-gao": ("frame-gated", "tcn", "lightgbm"),
-    "cprl": ("au-own", "expr-own", "v-own", "v-all", "a-own"),
+SMALL = {
+    "width": 8,
+    "temporal_width": 8,
+    "feedforward": 16,
+    "attention_heads": 2,
+    "query_width": 8,
+    "query_heads": 2,
+    "query_feedforward": 16,
 }
-"""Those that are fitted here; all of aim3's are 230 million numbers. `test_catalogue` builds every one."""
+"""Sizes at which every model of every recipe is fitted here; `test_catalogue` builds them at their own."""
+
+
+def small(member: Member) -> Member:
+    """The same model, narrow."""
+    if isinstance(member.head, LightConfig):
+        return member
+    hidden = tuple(8 for _ in member.head.hidden)
+    return replace(member, head=replace(member.head, hidden=hidden, **SMALL))  # type: ignore[arg-type]
 
 
 def linear(name: str, *, encoder: str = "mae", tasks: tuple[str, ...] = ("v",), **training: object) -> Member:
@@ -52,15 +66,16 @@ def same(one: Predictions, other: Predictions) -> bool:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_fits(name: str, small_features: FeatureSet, stand_ins: Mapping[str, Mapping[str, str]]) -> None:
     recipe = find_recipe(name)
-    if name in SOME_MODELS:
-        recipe = replace(recipe, models=tuple(each for each in recipe.models if each.name in SOME_MODELS[name]))
-    calibrates = not recipe.post.is_empty and name != "aim3"  # whose folds would take half of the test's time
+    calibrates = not recipe.post.is_empty
     fitted = fit_recipe(
         small_features,
-        replace(recipe, folds=2 if calibrates or recipe.blend.looks_at_train else None),
+        replace(
+            recipe,
+            models=tuple(map(small, recipe.models)),
+            folds=2 if calibrates or recipe.blend.looks_at_train else None,
+        ),
         roles=stand_ins.get(name, {}),
         epochs=1,
-        calibrate_on="train" if calibrates else "none",
     )
     assert fitted.scores.p is not None
     assert fitted.raw_predictions.joint == ("au", "expr", "v", "a")
@@ -164,11 +179,51 @@ class TestBlend:
             assert weights["mae"] > 0.9, how
             assert fitted.blend.fitted_on == OUT_OF_FOLD
             assert not fitted.blend.in_sample("val")
+            assert fitted.blend.ways["v"] in ("best member", "fitted weights")
+            assert ("best member" in fitted.blend.scores.get("v", {})) == (how == "fitted")
+
+    @pytest.mark.parametrize("how", ["best", "fitted"])
+    def test_a_fold_is_blended_with_weights_of_the_others(self, how: str, small_features: FeatureSet) -> None:
+        """Labels of a fold, whatever they become, do not move what its own rows are blended to."""
+        recipe = recipe_of(linear("one"), linear("two", encoder="au"), blend=BlendPlan(how=how))
+        pieces = SystemConfig(recipe=recipe, roles={}).pieces()
+        frames = small_features.frames
+        rows, folds = frames.rows("train"), video_folds(frames, 2)
+        truth = frames.data["valence"].fill_null(0.0).to_numpy()[rows]
+        noise = np.random.default_rng(0).uniform(-1, 1, len(rows))
+        first = folds[rows] == 0
+        # Each knows one fold: all weights lead to the one that is wrong where they are used.
+        held_out = {
+            "one": Predictions(rows=rows, valence=np.where(first, truth, noise)),
+            "two": Predictions(rows=rows, valence=np.where(first, noise, truth)),
+        }
+        blended = blend_held_out(small_features, recipe, pieces, held_out, folds)
+        assert np.allclose(blended.of("v"), noise)
+        whole = piece_blend(small_features, recipe, pieces, held_out)
+        assert not np.allclose(whole.apply(held_out).of("v"), noise)
+
+    def test_too_few_videos_for_weights_are_blended_evenly(
+        self, new_features: Callable[..., FeatureSet], make_frames: Callable[..., FrameTable]
+    ) -> None:
+        frames = make_frames({"t0": ("train", 9), "t1": ("train", 9), "val": ("val", 8)}, unlabelled=0.0)
+        features = new_features(frames, {name: np.zeros((len(frames), 4), np.float32) for name in ("mae", "au")})
+        recipe = recipe_of(linear("one"), linear("two", encoder="au"), blend=BlendPlan(how="fitted"))
+        rows = frames.rows("train")
+        held_out = {
+            name: Predictions(rows=rows, valence=np.full(len(rows), value))
+            for name, value in (("one", 0.0), ("two", 1.0))
+        }
+        pieces = SystemConfig(recipe=recipe, roles={}).pieces()
+        blended = blend_held_out(features, recipe, pieces, held_out, video_folds(frames, 2))
+        assert np.allclose(blended.of("v"), 0.5)
 
     def test_errors_of_models_that_answer_one_task_are_compared(self, small_features: FeatureSet) -> None:
         fitted = fit_recipe(small_features, recipe_of(linear("one"), linear("two", encoder="au")))
         assert fitted.errors is not None
-        assert fitted.errors.select("task", "first", "second").row(0) == ("v", "one", "two")
+        assert fitted.errors.select("task", "first", "second", "rows").row(0) == ("v", "one", "two", "val")
+        folded = fit_recipe(small_features, recipe_of(linear("one"), linear("two", encoder="au")), folds=2, epochs=1)
+        assert folded.errors is not None
+        assert folded.errors["rows"].unique().to_list() == [OUT_OF_FOLD]
         assert fit_recipe(small_features, recipe_of(linear("one"))).errors is None
 
 

@@ -25,6 +25,7 @@ from heads.recipes.leaderboard import BoardConfig, EntryReport, Leaderboard, run
 from heads.recipes.member import Member
 from heads.recipes.recipe import Recipe
 from heads.recipes.system import System
+from heads.recipes.systemrecord import read_system
 from heads.recipes.told import Need, Published
 
 ALL = ("au", "expr", "v", "a")
@@ -44,6 +45,7 @@ def linear(name: str, encoder: str, **rest: object) -> Recipe:
 
 FIRST = linear("first", "mae", post=PostConfig(thresholds=True, least_gain=0.0), folds=2, notes=("n",))
 SECOND = linear("second", "arcface", published={"val": Published(p=1.5), "test": Published(p=1.25, au=0.5)})
+SMALL = linear("small", "mae")
 CONFIG = BoardConfig(device="cpu", save=False)
 
 
@@ -94,7 +96,7 @@ def test_finished_systems_are_kept(small_store: FeatureStore, tmp_path: Path) ->
     ("change", "is_kept"),
     [
         ({"notes": ("other",), "title": "other"}, True),
-        ({"published": {"val": Published(p=1.0)}}, True),
+        ({"name": "mine"}, False),
         ({"folds": 3}, False),
         ({"post": PostConfig()}, False),
         ({"seeds": 2}, False),
@@ -157,14 +159,92 @@ def test_one_that_fails_does_not_stop_the_others(small_store: FeatureStore, tmp_
     config = replace(CONFIG, use={"au": "mae"})
     board, reports, _ = run(small_store, tmp_path, clash, FIRST, config=config)
     assert [bool(report.problem) for report in reports] == [True, False]
-    assert "would play mae, au" in board.failed["clash"]
+    assert list(board.failed) == ["clash"]
+    assert "would play mae, au" in board.failed["clash"][1]
     assert board.rows["system"].unique().to_list() == ["first"]
-    assert "clash: failed." in (tmp_path / "leaderboard.md").read_text()
+    assert "clash: failed (seed 1)." in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_systems_are_saved_beside_the_table(small_store: FeatureStore, tmp_path: Path) -> None:
     run(small_store, tmp_path, FIRST, config=replace(CONFIG, save=True))
     assert System.load(tmp_path / "first_seed1").name == "first_seed1"
+
+
+def test_an_option_is_a_folder_of_its_own(small_store: FeatureStore, tmp_path: Path) -> None:
+    saved = replace(CONFIG, save=True)
+    on_val, on_none = (replace(saved, calibrate_on=split) for split in ("val", "none"))
+    for config in (on_val, on_none):
+        run(small_store, tmp_path, FIRST, config=config)
+    _, reports, notes = run(small_store, tmp_path, FIRST, config=on_val)
+    assert ([report.is_kept for report in reports], notes) == ([True], [])
+    assert System.load(tmp_path / "first_seed1-val").record.calibrated_on == "val"
+    assert System.load(tmp_path / "first_seed1-none").record.calibrated_on is None
+
+
+def test_a_finished_system_without_its_folder_is_fitted_again(small_store: FeatureStore, tmp_path: Path) -> None:
+    saved = replace(CONFIG, save=True, epochs=1)
+    run(small_store, tmp_path, SMALL, config=replace(saved, save=False))
+    _, reports, notes = run(small_store, tmp_path, SMALL, config=saved)
+    assert [report.is_kept for report in reports] == [False]
+    assert "its folder is not there, so it is fitted again" in notes[0]
+    # Another encoder in its role takes the folder.
+    run(small_store, tmp_path, SMALL, config=replace(saved, use={"mae": "v"}))
+    _, reports, notes = run(small_store, tmp_path, SMALL, config=saved)
+    assert [report.is_kept for report in reports] == [False]
+    assert "its folder does not hold it" in notes[0]
+    assert read_system(tmp_path / "small_seed1-epochs1").config.roles == {}
+    # What the recipe only tells is no other system.
+    _, reports, notes = run(small_store, tmp_path, replace(SMALL, notes=("new",)), config=saved)
+    assert ([report.is_kept for report in reports], notes) == ([True], [])
+
+
+def test_what_a_recipe_tells_is_told_as_it_is_now(small_store: FeatureStore, tmp_path: Path) -> None:
+    run(small_store, tmp_path, SMALL)
+    meant = {"mae": Need(what="another", dim=768)}
+    told = replace(SMALL, published={"val": Published(p=1.0)}, needs=meant)
+    board, reports, _ = run(small_store, tmp_path, told)
+    assert [report.is_kept for report in reports] == [True]
+    table = pl.read_csv(tmp_path / "leaderboard.csv", schema=SCHEMA)
+    for rows in (board.rows, table):
+        assert rows["published_val"].to_list() == [1.0]
+        assert rows["stand_ins"].to_list() == ["mae (16 columns for 768)"]
+
+
+def test_a_copy_under_another_name_is_a_system_of_its_own(small_store: FeatureStore, tmp_path: Path) -> None:
+    mine = replace(SMALL, name="mine", published={"val": Published(p=2.5)})
+    both, _, _ = run(small_store, tmp_path, SMALL, mine)
+    assert both.rows.select("system", "published_val").rows() == [("small", None), ("mine", 2.5)]
+    assert {line.system: line.n_seeds for line in board_lines(both.rows)} == {"small": 1, "mine": 1}
+    alone, reports, _ = run(small_store, tmp_path, mine)
+    assert (alone.rows["system"].to_list(), reports[0].is_kept) == (["mine"], True)
+    assert pl.read_csv(tmp_path / "leaderboard.csv", schema=SCHEMA).height == 2
+
+
+def test_every_seed_s_reason_is_kept(small_store: FeatureStore, tmp_path: Path) -> None:
+    out = tmp_path / "board"
+    for seed in (1, 2):  # each in the way of a folder
+        (out / f"small_seed{seed}").mkdir(parents=True)
+        (out / f"small_seed{seed}" / "notes.txt").write_text("mine")
+    board, _, _ = run(small_store, out, SMALL, config=replace(CONFIG, save=True, seeds=(1, 2)))
+    assert list(board.failed["small"]) == [1, 2]
+    told = list(remarks([], missing={}, failed=board.failed))
+    assert ["small_seed1" in told[0], "small_seed2" in told[1]] == [True, True]
+    assert told[1].startswith("small: failed (seed 2). ")
+    (same,) = remarks([], missing={}, failed={"small": {1: "No.", 2: "No."}})
+    assert same == "small: failed (seeds 1, 2). No."
+
+
+def test_a_score_without_its_set_is_marked(small_store: FeatureStore, tmp_path: Path) -> None:
+    board, _, _ = run(small_store, tmp_path, replace(SMALL, published={"untold": Published(p=1.25)}))
+    lines = board_lines(board.rows)
+    for is_wide in (True, False):
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(render_board(lines, is_wide=is_wide))
+        assert console.export_text().count("1.250?") == 1
+    markdown = (tmp_path / "leaderboard.md").read_text()
+    assert "1.250?" in markdown
+    assert "?: published without saying of which set" in markdown
+    assert board.rows["published_val"].null_count() == 1
 
 
 def test_seeds_are_averaged_in_the_table(small_store: FeatureStore, tmp_path: Path) -> None:
@@ -175,8 +255,22 @@ def test_seeds_are_averaged_in_the_table(small_store: FeatureStore, tmp_path: Pa
     assert line.n_seeds == 2
     assert line.scores["ccc_valence"] == pytest.approx(board.rows["ccc_valence"].mean())
     assert line.scores["p"] is None
-    assert line.beside["ccc_valence"].startswith("± ")
+    assert line.spreads["ccc_valence"].startswith("± ")
     assert "x" in line.marks
+    # The videos' interval stays beside the spread over seeds, and a system of one seed is not told to have any.
+    low, high = (board.rows[f"ccc_valence_{end}"].mean() for end in ("low", "high"))
+    assert [float(end) for end in line.intervals["ccc_valence"].split()] == pytest.approx([low, high], abs=0.006)
+    assert line.spreads["p"] == ""
+    for is_wide in (True, False):
+        console = Console(width=112 if is_wide else 80, record=True, file=io.StringIO())
+        console.print(render_board([line], is_wide=is_wide))
+        text = console.export_text()
+        assert line.intervals["ccc_valence"] in text
+        assert line.spreads["ccc_valence"] in text
+    markdown = (tmp_path / "leaderboard.md").read_text()
+    assert "in brackets 95 % intervals by resampling videos, and after ± the spread over seeds." in markdown
+    assert f"({line.intervals['ccc_valence']}, {line.spreads['ccc_valence']})" in markdown
+    assert "standard deviation over seeds: first (2)" in markdown
 
 
 def test_a_score_calibrated_on_val_is_marked(small_store: FeatureStore, tmp_path: Path) -> None:

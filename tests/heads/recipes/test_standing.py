@@ -1,6 +1,7 @@
 """What a store has for a recipe: complete, half done, of another kind, absent, damaged."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ def test_what_is_not_there_is_told_with_what_brings_it(small_store: FeatureStore
     assert found["densenet121"].state == "absent"
     assert found["densenet121"].stand_in is None
     assert found["densenet121"].command == "abaw extract --encoder densenet121"
+    assert found["densenet121"].remedy.endswith("(brings ImageNet's DenseNet-121, 1024 columns for 342: a stand-in)")
+    assert by_role(small_store, "aim3", densenet121="gone")["densenet121"].brings == ""
     tokens = by_role(small_store, "scu")["dinov2_giant_238-tokens-pca128"]
     assert tokens.command == "abaw extract --encoder dinov2_giant_238 --pooling tokens --token-pca 128"
 
@@ -46,6 +49,11 @@ def test_vectors_are_no_tokens_and_tokens_no_vectors(small_store: FeatureStore) 
     assert (vectors.state, vectors.problem) == ("other", "encoder 'mae' holds 16 columns, not patch tokens.")
     tokens = by_role(small_store, "linear-probe", mae="tokens")["mae"]
     assert (tokens.state, tokens.problem) == ("other", "encoder 'tokens' holds 3 x 4 tokens, not one vector a frame.")
+    # Extracting what is there already would bring nothing.
+    assert tokens.command == "abaw extract --encoder mae"
+    assert vectors.command == "abaw extract --encoder dinov2_giant_238 --pooling tokens --token-pca 128"
+    own = replace(tokens, encoder="mae")
+    assert own.command == "abaw store rm mae; abaw extract --encoder mae"
 
 
 @pytest.fixture
