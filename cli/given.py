@@ -39,5 +39,5 @@ def refuse_others(
     given = [name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     idle = [name for name in given if (name not in allowed if allowed is not None else name in refused)]
     if idle:
-        told = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in idle)
+        told = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in sorted(idle))
         raise ConfigError(f"{told} would do nothing with {because}: {why}. Leave it out.")

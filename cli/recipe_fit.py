@@ -82,6 +82,11 @@ def print_system(system: "System", fitted: "FittedSystem", folder: Path) -> None
         weighed = ", each blended with weights of the others" if fitted.blend.fitted_on else ""
         title = f"{system.name}, train, out of {fitted.config.n_folds} folds{weighed}"
         stdout.print(scores_table(fitted.out_of_fold, title=title))
+        if fitted.tuned:
+            told = ", ".join(fitted.tuned)
+            stdout.print(
+                f"out of the heads' folds only: {told} were fine-tuned, and may know these frames", markup=False
+            )
     stdout.print(scores_table(fitted.raw_scores, title=f"{system.name}, val"))
     if fitted.calibration is not None:
         stdout.print(scores_table(fitted.scores, title=f"{system.name}, val, post-processed"))

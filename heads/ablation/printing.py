@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 _PUBLISHED: Final = {"text": "[t]", "inferred": "[i]", "table": "   "}
-LEGEND: Final = "+ better, - worse than the task's first row: the 95 % interval of the difference leaves out 0"
+LEGEND: Final = "+ better, - worse than the task's first row:\nthe 95 % interval of the difference leaves out 0"
 
 
 def render_table(summary: pl.DataFrame, *, title: str | None = None) -> Table:
@@ -56,7 +56,7 @@ def _legend(summary: pl.DataFrame) -> str | None:
         return None
     seeds = "" if summary["n_seeds"].max() != 1 else "; one seed: another may differ"
     unknown = (
-        "" if others["stands"].null_count() == 0 else "\n? not known: what the row scored by, video by video, is gone"
+        "" if others["stands"].null_count() == 0 else "\n? not known: one video, or a row's scores by video are gone"
     )
     return f"{LEGEND}{seeds}{unknown}"
 
@@ -77,11 +77,16 @@ def _telling_columns(summary: pl.DataFrame) -> list[str]:
 
 def _cells(row: Mapping[str, object], shown: Sequence[str], *, several: bool) -> list[str]:
     spread = "" if row["std"] is None else f"{row['std']:.4f}"
-    beside = spread if several else f"{row['low']:.3f}..{row['high']:.3f}"
+    beside = spread if several else f"{_short(row['low'])}..{_short(row['high'])}"
     published = "" if row["published"] is None else f"{row['published']:.4f} {_PUBLISHED[str(row['published_mark'])]}"
     window = "single" if row["S"] == 1 else f"{row['S']}/{row['W']}"
     texts = [str(row[name] or "-") for name in shown]
     return [*texts, window, f"{row['mean']:.4f} {_mark(row)}", beside, f"{row['trivial']:.3f}", published]
+
+
+def _short(value: object) -> str:
+    """Three decimals without the zero before them: two of them must fit beside all else."""
+    return f"{value:.3f}".replace("0.", ".", 1)
 
 
 def _mark(row: Mapping[str, object]) -> str:

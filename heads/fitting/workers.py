@@ -237,7 +237,7 @@ class _Workers(Generic[Result]):
                         worker.job = None
                         raise message.error
                     case WorkerError():
-                        pass
+                        deaths.append(message)
                         worker.job = None
         if deaths:
             raise deaths[0]

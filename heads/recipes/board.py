@@ -1,7 +1,8 @@
 """The rows of a leaderboard, and its CSV: rewritten whole after each system, read back when the leaderboard goes on.
 
 A system has one row a seed as it was fitted (stage ``raw``), and one post-processed (``post``), if anything was
-calibrated. What its recipe only tells (published scores, which encoders are meant) is of the recipe as it is now. A file of that name which is no leaderboard is left alone and refused: it may be someone's work.
+calibrated. What its recipe only tells (published scores, which encoders are meant) is of the recipe as it is now. A
+file of that name which is no leaderboard is left alone and refused: it may be someone's work.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from heads.tasks import PARTS
 from .fitting import FittedSystem
 from .plan import SystemConfig
 from .system import System, stand_ins
+from .systemrecord import SystemRecord
 from .tables import recipe_to_table
 from .told import Published
 
@@ -63,9 +65,10 @@ SCHEMA: Final = pl.Schema(
     }
 )
 """Columns: scores on val with their 95 % intervals by resampling videos, null where a part has no score; P's published
-figures, ``untold`` without its set; `folds` that each model was fitted once more in; `epochs` if they were set for all; `selected_on` picked the
-epochs; `in_sample`: why the score is no score of unseen frames; `stand_ins`: encoders that are not the recipe's;
-`data` names the embeddings, frames and labels that the row was computed from, `key` everything that decides it."""
+figures, ``untold`` without its set; `folds` that each model was fitted once more in; `epochs` if they were set for all;
+`selected_on` picked the epochs; `in_sample`: why the score is no score of unseen frames; `stand_ins`: encoders that are
+not the recipe's; `data` names the embeddings, frames and labels that the row was computed from, `key` everything that
+decides it."""
 
 BoardRow = dict[str, str | int | float | None]
 
@@ -117,6 +120,12 @@ def board_key(state: StoreState, config: SystemConfig) -> str:
             "data": board_data(state, config.recipe.on(config.roles).encoders),
         }
     )
+
+
+def record_key(record: SystemRecord) -> str:
+    """The same of a system on disk, by what it was fitted on."""
+    state = StoreState(fingerprints=record.encoders, shapes=record.shapes, frames=record.frames, labels=record.labels)
+    return board_key(state, record.config)
 
 
 def board_data(state: StoreState, encoders: Sequence[str]) -> str:

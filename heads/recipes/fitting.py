@@ -98,6 +98,12 @@ class FittedSystem:
         """How many numbers were fitted, of all pieces."""
         return sum(each.fitted.n_parameters for each in self.made.values())
 
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Encoders that were fine-tuned and so may know the frames of every fold (see `OutOfFold`)."""
+        folded = [each.out_of_fold for each in self.made.values()]
+        return tuple(dict.fromkeys(name for each in folded if each is not None for name in each.tuned))
+
 
 def fit_recipe(
     features: FeatureSet,

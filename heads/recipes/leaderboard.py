@@ -16,7 +16,6 @@ from typing import Final
 
 import polars as pl
 import torch
-from pydantic import JsonValue
 
 from featurestore.errors import AbawError, ConfigError, unknown_name
 from featurestore.store import FeatureStore
@@ -30,6 +29,7 @@ from .board import (
     board_key,
     board_rows,
     read_board,
+    record_key,
     still_true,
     told_columns,
     write_board,
@@ -40,7 +40,7 @@ from .plan import CALIBRATE_ON, SystemConfig
 from .recipe import Recipe
 from .standing import Standing, standings
 from .system import System, check_system_place, system_name
-from .systemrecord import holds_system, system_configuration
+from .systemrecord import read_system, system_configuration
 
 BOARD_FILE: Final = "leaderboard.csv"
 MARKDOWN_FILE: Final = "leaderboard.md"
@@ -295,7 +295,7 @@ class _Run:
 
     def _enter(self, config: SystemConfig) -> bool:
         key = board_key(self._state, config)
-        is_kept = key in self._finished and self._is_saved(config)
+        is_kept = key in self._finished and self._is_saved(config, key)
         if is_kept:
             told = told_columns(config, self._state)
             self._finished[key] = [row | told for row in self._finished[key]]
@@ -309,7 +309,9 @@ class _Run:
     def _fit(self, config: SystemConfig) -> list[BoardRow]:
         folder = self._out / system_folder(config)
         if self._config.save:  # what could not be saved is not fitted either
-            check_system_place(self._wanted(config), folder, force=True)
+            prints, frames, labels = self._state.fingerprints, self._state.frames, self._state.labels
+            wanted = system_configuration(config, prints, frames=frames, labels=labels)
+            check_system_place(wanted, folder, force=True)
         features = self._loader.of(config.recipe.on(config.roles).encoders)
         on_step = None if self._on_step is None else partial(self._on_step, config.recipe.name)
         fitted = fit_system(features, config, on_step=on_step)
@@ -318,22 +320,18 @@ class _Run:
             system.save(folder, force=True)
         return board_rows(fitted, system, self._state)
 
-    def _is_saved(self, config: SystemConfig) -> bool:
+    def _is_saved(self, config: SystemConfig, key: str) -> bool:
         """Whether a finished system's folder holds it, or need not."""
         folder = self._out / system_folder(config)
-        if not self._config.save or holds_system(folder, self._wanted(config)):
+        if not self._config.save or _key_of(folder) == key:
             return True
         if self._on_note is not None:
-            found = "holds another system" if folder.exists() else "is not there"
+            found = "does not hold it" if folder.exists() else "is not there"
             self._on_note(
                 f"{config.recipe.name} (seed {config.seed}) is finished, but its folder {found}, so it is fitted "
                 f"again (folder: {folder}). With --no-save its rows would do."
             )
         return False
-
-    def _wanted(self, config: SystemConfig) -> dict[str, JsonValue]:
-        state = self._state
-        return system_configuration(config, state.fingerprints, frames=state.frames, labels=state.labels)
 
     def asked(self) -> pl.DataFrame:
         """The rows that were asked for, in their order."""
@@ -356,6 +354,14 @@ def system_folder(config: SystemConfig) -> str:
     parts += [] if config.epochs is None else [f"epochs{config.epochs}"]
     parts += ["selected-on-folds"] if config.select_on_folds else []
     return "-".join([system_name(config), *parts])
+
+
+def _key_of(folder: Path) -> str | None:
+    """The key of the system in a folder; None if there is none that can be read."""
+    try:
+        return record_key(read_system(folder))
+    except AbawError:
+        return None
 
 
 def _encoders(recipe: Recipe, config: BoardConfig) -> tuple[str, ...]:

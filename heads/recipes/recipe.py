@@ -84,7 +84,9 @@ class Recipe:
         mistakes += [f"model {name!r} is there twice." for name in dict.fromkeys(names) if names.count(name) > 1]
         mistakes += self.blend.mistakes(self.models)
         mistakes += [
-            f"published is of {' or '.join(SETS)}, not {name!r}." for name in self.published if name not in SETS
+            f"published is of {', '.join(SETS[:-1])} or {SETS[-1]}, not {name!r}."
+            for name in self.published
+            if name not in SETS
         ]
         return mistakes + self._need_mistakes()
 

@@ -56,11 +56,15 @@ class Standing:
         return meant
 
     @property
+    def brings(self) -> str:
+        """What the command brings, where that is not quite the encoder that is meant; else empty."""
+        is_own = self.encoder == self.role or self.state == "other"
+        return self.need.brings if is_own else ""
+
+    @property
     def remedy(self) -> str:
-        """The command, and what it brings if that is not quite what is meant."""
-        is_meant = self.encoder == self.role or self.state == "other"
-        told = self.need.brings if is_meant and self.state != "incomplete" else ""
-        return f"{self.command} (brings {told})" if told else self.command
+        """The command, and what it brings."""
+        return f"{self.command} (brings {self.brings})" if self.brings else self.command
 
     @property
     def stand_in(self) -> str | None:

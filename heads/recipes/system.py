@@ -295,7 +295,9 @@ def _metrics(fitted: FittedSystem, record: SystemRecord) -> dict[str, JsonValue]
         metrics["uncalibrated"] = fitted.raw_scores.as_dict()
     if fitted.out_of_fold is not None:
         weighed = "each fold with weights fitted on the others" if fitted.blend.fitted_on else None
-        metrics["out_of_fold"] = {"folds": fitted.config.n_folds, "blend": weighed, **fitted.out_of_fold.as_dict()}
+        about: dict[str, JsonValue] = {"folds": fitted.config.n_folds, "blend": weighed}
+        about["tuned_encoders"] = list(fitted.tuned)
+        metrics["out_of_fold"] = about | fitted.out_of_fold.as_dict()
     return metrics
 
 

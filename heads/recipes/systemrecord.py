@@ -161,14 +161,6 @@ def system_configuration(
     return {**config_to_dict(config), "encoders": used, "frames": frames, "labels": labels}
 
 
-def holds_system(directory: Path, configuration: Mapping[str, JsonValue]) -> bool:
-    """Whether a folder holds the system of a configuration; not if it cannot be read."""
-    try:
-        return read_system(directory).configuration() == configuration
-    except AbawError:
-        return False
-
-
 def read_system(directory: Path) -> SystemRecord:
     """A system's record alone: which encoders to load, before anything heavy is read.
 

@@ -28,7 +28,7 @@ Given = TypeVar("Given")
 Table = Mapping[str, JsonValue]
 
 _COLUMNS: Final = re.compile(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*")
-_INTRODUCED: Final = re.compile(r"(: Value error, )?The [^.]{1,60}configuration cannot be used: ")
+_INTRODUCED: Final = re.compile(r"(: Value error, )?The ([^.]{1,60} )?configuration cannot be used: ")
 _ANSWERS: Final[tuple[str, ...]] = ("tasks", "epoch_per_task")
 _MODEL_KEYS: Final = ("name", *_ANSWERS, "head", "training", "light")
 _WHEN_FITTED: Final = ("seed", "device")

@@ -116,7 +116,7 @@ class SearchStudy:
         to_come = [number for number, _ in enumerate(self._space.first()) if number not in begun]
         if to_come:
             self._study.enqueue_trial(dict(self._space.first()[to_come[0]]), user_attrs={"first": to_come[0]})
-        self._study.sampler = self.__dict__.setdefault('s', _sampler([self._seed]))
+        self._study.sampler = _sampler([self._seed, self.n_finished, self.n_running])
         trial = self._study.ask()
         self._running[trial.number] = trial
         return trial.number, self._space.suggest(trial)

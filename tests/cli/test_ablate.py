@@ -15,10 +15,9 @@ def test_differences_are_judged(workspace: Path, abaw: Abaw) -> None:
     assert made.code == 0, made.err
     summary = made.json()["summary"]
     assert [row["is_reference"] for row in summary] == [True, *[False] * 6] * 4
-    for row in summary:
-        assert (row["stands"] is None) == row["is_reference"]
-        if row["stands"] is not None:
-            assert row["stands"] == (row["difference_low"] > 0 or row["difference_high"] < 0)
+    # Val holds one video, and one video decides nothing (tests/heads/ablation has several).
+    assert all(row["stands"] is None for row in summary)
+    assert all((row["difference"] is None) == row["is_reference"] for row in summary)
     assert {row["patience"] for row in made.json()["rows"]} == {1}
     with (workspace / "ablations" / "fusion_summary.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 28

@@ -117,7 +117,7 @@ def test_corrected_labels_keep_the_embeddings(workspace: Path, abaw: Abaw, refus
         (["--joint", "au,exp"], "no task 'exp'. Did you mean 'expr'"),
         (["--task", "vv"], "no score to select by 'vv'"),
         (["--task", "au", "--joint", "v"], "selected by 'au', but the joined tasks are v"),
-        (["--temporal", "gru"], "no temporal module 'gru'. Known: lstm, none"),
+        (["--temporal", "grru"], "no temporal module 'grru'. Did you mean 'gru'"),
         (["--fusion", "product"], "no fusion 'product'"),
         (["--lr", "nan"], "learning_rate must be a number above 0"),
         (["--device", "cudda"], "device must be auto, cpu"),

@@ -36,6 +36,16 @@ def test_layers_tell_what_a_line_cannot() -> None:
     assert network.numbers_.n_parameters() == 6 * 32 + 32 + 2 * 32 + 2
 
 
+def test_a_fit_begins_with_what_is_known_of_no_row() -> None:
+    rare = np.stack([X[:, 0] > 1.8, X[:, 1] > 0], axis=1).astype(float)
+    still = {"learning_rate": 1e-9, "epochs": 1, "early_stopping_rounds": 0}
+    units = ProbeClassifier(**still).fit(X, rare).predict_proba(X)  # type: ignore[arg-type]
+    np.testing.assert_allclose(units, np.broadcast_to(rare.mean(axis=0), units.shape), atol=3e-3)
+    classes = np.digitize(X[:, 0], [-1.5, 1])
+    shares = ProbeClassifier(**still).fit(X, classes).predict_proba(X)  # type: ignore[arg-type]
+    np.testing.assert_allclose(shares, np.broadcast_to(np.bincount(classes) / 240, shares.shape), atol=1e-5)
+
+
 def test_the_best_epoch_is_kept() -> None:
     noise = RNG.random(240) > 0.5  # there is nothing to learn: the first epochs are the best
     fitted = ProbeClassifier(

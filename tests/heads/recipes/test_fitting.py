@@ -12,10 +12,10 @@ from featurestore.frames import FrameTable
 from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
+from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import OUT_OF_FOLD
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
-from heads.fitting.folds import video_folds
 from heads.recipes.blending import blend_held_out, piece_blend
 from heads.recipes.catalogue import find_recipe, recipe_names
 from heads.recipes.fitting import FitStep, fit_recipe
@@ -28,7 +28,6 @@ from heads.scoring.predictions import Predictions
 NEEDS = {name: Need(what=name, dim=16) for name in ("mae", "au", "expr", "v", "a")}
 
 SMALL = {
-    "width": 8,
     "temporal_width": 8,
     "feedforward": 16,
     "attention_heads": 2,
@@ -39,12 +38,20 @@ SMALL = {
 """Sizes at which every model of every recipe is fitted here; `test_catalogue` builds them at their own."""
 
 
+SOME_MODELS = {
+    "aim3": ("share-lstm", "share-gru", "feedback-transformer"),
+    "sun-gao": ("frame-gated", "tcn", "lightgbm"),
+    "cprl": ("au-own", "expr-own", "v-own", "v-all", "a-own"),
+}
+"""Those of large systems that are fitted here."""
+
+
 def small(member: Member) -> Member:
     """The same model, narrow."""
     if isinstance(member.head, LightConfig):
         return member
-    hidden = tuple(8 for _ in member.head.hidden)
-    return replace(member, head=replace(member.head, hidden=hidden, **SMALL))  # type: ignore[arg-type]
+    width, hidden = member.head.width and 8, (8,) * len(member.head.hidden)
+    return replace(member, head=replace(member.head, width=width, hidden=hidden, **SMALL))  # type: ignore[arg-type]
 
 
 def linear(name: str, *, encoder: str = "mae", tasks: tuple[str, ...] = ("v",), **training: object) -> Member:
@@ -66,16 +73,18 @@ def same(one: Predictions, other: Predictions) -> bool:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_fits(name: str, small_features: FeatureSet, stand_ins: Mapping[str, Mapping[str, str]]) -> None:
     recipe = find_recipe(name)
-    calibrates = not recipe.post.is_empty
+    models = [each for each in recipe.models if each.name in SOME_MODELS.get(name, (each.name,))]
+    calibrates = not recipe.post.is_empty and name != "aim3"  # whose folds would bring nothing that the others' do not
     fitted = fit_recipe(
         small_features,
         replace(
             recipe,
-            models=tuple(map(small, recipe.models)),
+            models=tuple(map(small, models)),
             folds=2 if calibrates or recipe.blend.looks_at_train else None,
         ),
         roles=stand_ins.get(name, {}),
         epochs=1,
+        calibrate_on="train" if calibrates else "none",
     )
     assert fitted.scores.p is not None
     assert fitted.raw_predictions.joint == ("au", "expr", "v", "a")

@@ -45,7 +45,13 @@ def linear(name: str, encoder: str, **rest: object) -> Recipe:
 
 FIRST = linear("first", "mae", post=PostConfig(thresholds=True, least_gain=0.0), folds=2, notes=("n",))
 SECOND = linear("second", "arcface", published={"val": Published(p=1.5), "test": Published(p=1.25, au=0.5)})
-SMALL = linear("small", "mae")
+SMALL = Recipe(
+    name="small",
+    title="t",
+    models=(Member(name="m", tasks=("v", "a"), head=LightConfig(estimator="ridge", joint=("v", "a"))),),
+    needs={"mae": Need(what="mae", dim=16)},
+)
+"""One that is saved in no time, since it has no curve to draw."""
 CONFIG = BoardConfig(device="cpu", save=False)
 
 
@@ -166,19 +172,19 @@ def test_one_that_fails_does_not_stop_the_others(small_store: FeatureStore, tmp_
 
 
 def test_systems_are_saved_beside_the_table(small_store: FeatureStore, tmp_path: Path) -> None:
-    run(small_store, tmp_path, FIRST, config=replace(CONFIG, save=True))
-    assert System.load(tmp_path / "first_seed1").name == "first_seed1"
+    run(small_store, tmp_path, SMALL, config=replace(CONFIG, save=True))
+    assert System.load(tmp_path / "small_seed1").name == "small_seed1"
 
 
 def test_an_option_is_a_folder_of_its_own(small_store: FeatureStore, tmp_path: Path) -> None:
-    saved = replace(CONFIG, save=True)
+    saved, recipe = replace(CONFIG, save=True), replace(SMALL, post=PostConfig(rescale=True, least_gain=0.0))
     on_val, on_none = (replace(saved, calibrate_on=split) for split in ("val", "none"))
     for config in (on_val, on_none):
-        run(small_store, tmp_path, FIRST, config=config)
-    _, reports, notes = run(small_store, tmp_path, FIRST, config=on_val)
+        run(small_store, tmp_path, recipe, config=config)
+    _, reports, notes = run(small_store, tmp_path, recipe, config=on_val)
     assert ([report.is_kept for report in reports], notes) == ([True], [])
-    assert System.load(tmp_path / "first_seed1-val").record.calibrated_on == "val"
-    assert System.load(tmp_path / "first_seed1-none").record.calibrated_on is None
+    assert System.load(tmp_path / "small_seed1-val").record.calibrated_on == "val"
+    assert System.load(tmp_path / "small_seed1-none").record.calibrated_on is None
 
 
 def test_a_finished_system_without_its_folder_is_fitted_again(small_store: FeatureStore, tmp_path: Path) -> None:

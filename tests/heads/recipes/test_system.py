@@ -115,7 +115,8 @@ def test_nothing_is_pickled(saved: Path) -> None:
 
 def test_another_system_is_not_overwritten(copied: Path, fitted: FittedSystem, small_features: FeatureSet) -> None:
     System.from_fit(fitted, small_features).save(copied)  # the same configuration
-    other = System.from_fit(fit_recipe(small_features, RECIPE, roles=ROLES, folds=2, seed=2, epochs=1), small_features)
+    light = replace(RECIPE, models=RECIPE.models[1:], needs={"mae": RECIPE.needs["mae"]}, blend=BlendPlan())
+    other = System.from_fit(fit_recipe(small_features, replace(light, post=PostConfig()), seed=2), small_features)
     with pytest.raises(FileExistsAlreadyError, match=r"another configuration is in the way .*--force"):
         other.save(copied)
     with pytest.raises(FileExistsAlreadyError, match=r"another configuration"):

@@ -169,7 +169,10 @@ def test_the_least_recipe_is_one() -> None:
         ),
         (("[needs.mae]", "[blend.weights]\nv = { x = 1.0 }\n[needs.mae]"), r"no model that answers it 'x'"),
         (("[needs.mae]", "[post]\nthreshold = true\n[needs.mae]"), r"post: There is no setting 'threshold'"),
-        (("[needs.mae]", "[published.train]\np = 1.0\n[needs.mae]"), r"published is of val or test, not 'train'"),
+        (
+            ("[needs.mae]", "[published.train]\np = 1.0\n[needs.mae]"),
+            r"published is of val, test or untold, not 'train'",
+        ),
         (("[needs.mae]", "[published.val]\np = 9.0\n[needs.mae]"), r"published.val: p must be in \[-1, 3\], got 9.0"),
         (('title = "t"', 'title = "t"\nfolds = 1'), r"folds must be at least 2, got 1"),
         (('title = "t"', 'title = "t'), r"not valid TOML: .*Correct that line"),
