@@ -3,7 +3,7 @@
     name = "two-stage"
     title = "Whose system, and what it is"
 
-    [published.test]                    # optional, as everything that is known of it: p, au, expr, va; val, test, untold
+    [published.test]                    # or val, or untold; optional, as all that is known: p, au, expr, va
     p = 1.2
 
     [needs.mae]                         # one table a role; models name encoders by these
