@@ -23,7 +23,7 @@ demo: $(READY) ## the whole system on rendered faces, in ./demo
 	$(BIN)/abaw demo demo
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: $(READY) ## ruff, format, mypy --strict, the import arrows
 	$(BIN)/ruff check .

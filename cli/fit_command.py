@@ -124,9 +124,7 @@ def fit_heads(
     ] = "share-encoder",
     light: Annotated[
         str | None,
-        typer.Option(
-            help="A light head: lightgbm, logistic, ridge, svm, linear or mlp.", rich_help_panel=_PARTS
-        ),
+        typer.Option(help="A light head: lightgbm, logistic, ridge, svm, linear or mlp.", rich_help_panel=_PARTS),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -332,5 +332,5 @@ def test_heads_refuse_tokens_and_say_what_to_do(tokens: FeatureStore, refused: R
     for arguments in (["--encoder", "dino"], ["--encoder", "mae", "--fuse", "dino"]):
         message = refused(2, "fit-heads", *arguments, "--epochs", 1)
         assert "encoder 'dino' holds 9 tokens of 2 a frame" in message
-        assert "Name another encoder, or extract this one under another name with a pooling such as" in message
+        assert "Name another encoder, extract this one under another name with a pooling such as" in message
     assert "9 tokens of 2" in refused(2, "ablate", "joint", "--encoder", "dino", "--epochs", 1, n_lines=1)

@@ -86,3 +86,11 @@ def test_patience_ends_a_fit(features: FeatureSet) -> None:
         assert [report.selected for report in ended.curve] == scores[:end]
         assert ended.scores.parts["ccc_valence"].score == pytest.approx(best[end - 1])
     assert len(fit(features, LINEAR, replace(training, epochs=4, patience=1, select_on="last")).curve) == 4
+
+
+@pytest.mark.gpu
+def test_workers_share_a_gpu(store: FeatureStore) -> None:
+    features = FeatureSet.load(store, ("mae", "au"), device="cuda")
+    jobs = [FitJob(name=str(seed), head=LSTM, training=replace(TRAINING, seed=seed)) for seed in (1, 2, 3)]
+    several, one = (fit_many(features, jobs, n_parallel=n) for n in (2, 1))
+    assert all(_same(a.predictions, b.predictions) for a, b in zip(several, one, strict=True))
