@@ -107,7 +107,7 @@ search(features, config, Budget(trials=12), folder=Path(sys.argv[2]), on_trial=l
 
 def test_killed_it_goes_on(store: FeatureStore, finished: SearchResult, searched: Search, tmp_path: Path) -> None:
     folder = tmp_path / "v"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as here: threads decide bits
     command = [sys.executable, "-c", SCRIPT, store.location, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
