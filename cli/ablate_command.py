@@ -65,7 +65,7 @@ def ablate(
     for note in planned.notes:
         say(note)
     features = load_features(store, planned.encoders, device, memory)
-    n_parallel = resolve_parallel(parallel, features)
+    at_once = resolve_parallel(parallel, features)
     with progress_bar(f"ablate {table}", "rows") as update:
 
         def on_row(report: RowReport) -> None:
@@ -78,7 +78,7 @@ def ablate(
             training=training,
             seeds=wanted,
             base=encoder,
-            n_parallel=n_parallel,
+            parallel=at_once,
             on_row=on_row,
             on_note=warn,
         )

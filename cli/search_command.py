@@ -84,7 +84,6 @@ def search(
     opened = open_workspace(workspace)
     store = opened.open_store()
     features = load_features(store, parse_names(encoders) or _vector_encoders(store), device, memory)
-    n_parallel = resolve_parallel(parallel, features)
     with progress_bar(f"search {name}", "s" if allowed.trials is None else "trials") as update:
 
         def on_trial(progress: "SearchProgress") -> None:
@@ -95,7 +94,7 @@ def search(
             config,
             allowed,
             folder=opened.root / "searches" / name,
-            n_parallel=n_parallel,
+            parallel=resolve_parallel(parallel, features),
             on_trial=on_trial,
         )
     _print(found, config.task, is_honest=honest, budget=allowed, json_=json_)

@@ -17,7 +17,7 @@ from featurestore.errors import ConfigError
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.parallel import FitJob, FitResult
-from heads.fitting.workers import run_jobs
+from heads.fitting.workers import ONE, Parallel, run_jobs
 from heads.scoring.intervals import VideoSums
 from heads.tasks import TASKS
 
@@ -72,7 +72,7 @@ def run_ablation(
     training: FitConfig,
     seeds: Sequence[int] = (),
     base: str | None = None,
-    n_parallel: int = 1,
+    parallel: Parallel = ONE,
     on_row: Callable[[RowReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Ablation:
@@ -92,7 +92,7 @@ def run_ablation(
         One run of every row each; by default the training's own.
     base
         As in `plan`.
-    n_parallel
+    parallel
         How many rows are fitted at once (see `heads.fitting.parallel`).
     on_row
         Called after each row: first those that were finished before, then the others as they are computed.
@@ -130,7 +130,7 @@ def run_ablation(
         for key in book.asked:
             if key in book.finished:
                 progress.tell(book.finished[key], is_kept=True)
-    _compute(features, books, n_parallel, progress)
+    _compute(features, books, parallel, progress)
     for book in books:
         book.close()
     return Ablation(
@@ -223,7 +223,7 @@ def _is_true(features: FeatureSet, row: LedgerRow) -> bool:
     return all(name in features.fingerprints for name in head.encoders) and row_data(features, head) == row["data"]
 
 
-def _compute(features: FeatureSet, books: Sequence[_Book], n_parallel: int, progress: _Progress) -> None:
+def _compute(features: FeatureSet, books: Sequence[_Book], parallel: Parallel, progress: _Progress) -> None:
     """Fit what is not finished; a row that stands in two tables is fitted once."""
     jobs: dict[str, FitJob] = {}
     for book in books:
@@ -232,7 +232,7 @@ def _compute(features: FeatureSet, books: Sequence[_Book], n_parallel: int, prog
                 name = f"row {planned.task!r} of table {planned.table!r}, seed {training.seed}"
                 jobs[key] = FitJob(name=name, head=planned.head, training=training)
     # At once, those that take longest begin: the last of them would otherwise run alone.
-    keys = sorted(jobs, key=lambda key: n_parallel > 1 and jobs[key].head.temporal == "none")
+    keys = sorted(jobs, key=lambda key: parallel.n > 1 and jobs[key].head.temporal == "none")
 
     def done(number: int, result: FitResult) -> None:
         for book in books:
@@ -242,7 +242,7 @@ def _compute(features: FeatureSet, books: Sequence[_Book], n_parallel: int, prog
                 book.add(keys[number], row, row_sums(features, planned.task, result.predictions))
                 progress.tell(row, is_kept=False)
 
-    run_jobs(features, [jobs[key] for key in keys], n_parallel=min(n_parallel, len(keys)), on_done=done)
+    run_jobs(features, [jobs[key] for key in keys], parallel=parallel, on_done=done)
 
 
 def _ledger_row(features: FeatureSet, planned: PlannedRow, result: FitResult, key: str) -> LedgerRow:

@@ -3,6 +3,11 @@
 The same seed gives the same bits however many are fitted at once, on a GPU; on a CPU if the number of threads a fit is
 the same: a product split among threads adds up in another order. A worker has the threads of the process that
 starts it, divided by the number of workers.
+
+``auto`` is a worker a core, at most four. On two idle cores two workers of a thread each are hardly faster than one fit
+with both threads where the products are large (an LSTM of 768: 2 x 1,280 rows a second against 2,450), since those
+divide well; they are faster where they are small. On cores that others use as well they were 2.6 to 7 times as fast:
+threads of one product wait for each other, fits do not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +29,12 @@ from .config import FitConfig
 from .epochs import EpochReport
 from .fit import FittedHead, fit
 from .parts import Parts
-from .workers import Ask, can_share, run_jobs
+from .workers import ONE, Ask, Parallel, can_share, run_jobs
 
 AUTO: Final = "auto"
-_ON_CPU: Final = 2
+ALONE_S: Final = 10.0
+"""With ``auto``: what is done by then is not worth a process, each of which takes seconds to start."""
+_ON_CPU: Final = 4
 _ON_GPU: Final = 4
 
 
@@ -133,7 +140,7 @@ def fit_many(
     features: FeatureSet,
     jobs: Sequence[FitJob],
     *,
-    n_parallel: int,
+    parallel: Parallel = ONE,
     on_done: Callable[[int, FitResult], None] | None = None,
 ) -> list[FitResult]:
     """Fit several heads, some of them at once.
@@ -141,11 +148,11 @@ def fit_many(
     Parameters
     ----------
     features
-        With every encoder of the jobs; read once, whatever `n_parallel` is.
+        With every encoder of the jobs; read once, however many are fitted at once.
     jobs
         What to fit.
-    n_parallel
-        How many at once (see `resolve_parallel`), each in a process of its own; one is fitted in this one.
+    parallel
+        How many at once (see `resolve_parallel`).
     on_done
         Called with a job's place in `jobs` and its result as they finish, which is in another order.
 
@@ -167,11 +174,11 @@ def fit_many(
         if on_done is not None:
             on_done(number, result)
 
-    run_jobs(features, jobs, n_parallel=min(n_parallel, len(jobs)), on_done=done)
+    run_jobs(features, jobs, parallel=parallel, on_done=done)
     return [results[number] for number in range(len(jobs))]
 
 
-def resolve_parallel(text: str, features: FeatureSet) -> int:
+def resolve_parallel(text: str, features: FeatureSet) -> Parallel:
     """How many fits at once an option such as ``"4"`` or ``"auto"`` asks for.
 
     On embeddings that processes cannot share (see `can_share`), such as streamed ones, it is always one.
@@ -184,7 +191,8 @@ def resolve_parallel(text: str, features: FeatureSet) -> int:
     if text != AUTO and not (text.isdecimal() and int(text) > 0):
         raise ConfigError(f"parallel must be auto or a number of at least 1, such as 2, got {text!r}.")
     if not can_share(features):
-        return 1
+        return ONE
     if text != AUTO:
-        return int(text)
-    return _ON_GPU if features.device.type == "cuda" else min(_ON_CPU, torch.get_num_threads())
+        return Parallel(int(text))
+    n = _ON_GPU if features.device.type == "cuda" else min(_ON_CPU, torch.get_num_threads())
+    return Parallel(n, alone_s=ALONE_S)

@@ -14,11 +14,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Final, Generic, Protocol, Self, TypeVar, cast
 
@@ -66,11 +68,30 @@ class Job(Protocol[_Result_co]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """How many jobs are done at once.
+
+    Attributes
+    ----------
+    n
+        Processes; with one the jobs are done in the caller's.
+    alone_s
+        With several: how long jobs are done in the caller's first. A process takes seconds to start.
+    """
+
+    n: int = 1
+    alone_s: float = 0.0
+
+
+ONE: Final = Parallel()
+
+
 def run_jobs(
     features: FeatureSet,
     jobs: Iterable[Job[Result]],
     *,
-    n_parallel: int,
+    parallel: Parallel = ONE,
     on_done: Callable[[int, Result], None],
     on_ask: Callable[[int, int, float], bool] | None = None,
 ) -> None:
@@ -83,9 +104,9 @@ def run_jobs(
     jobs
         Taken one by one as workers become free, after `on_done` of what was finished before: a generator may choose
         the next by the results so far.
-    n_parallel
-        How many processes; with one the jobs are run here, one after the other, as they are whatever the number on
-        features that cannot be shared (see `can_share`): the budget of memory of a stream is not for several.
+    parallel
+        How many at once; on features that cannot be shared (see `can_share`) always one: the budget of memory of a
+        stream is not for several.
     on_done
         Called with the number of a job, from 0 in the order in which they were taken, and what it returned, as they
         finish.
@@ -101,17 +122,24 @@ def run_jobs(
         and those under way are finished.
     """
     answer = (lambda number, step, value: True) if on_ask is None else on_ask
-    if n_parallel <= 1 or not can_share(features):
-        for number, job in enumerate(jobs):
-            try:
-                result = job.run(features, partial(answer, number))
-            except AbawError as error:
-                raise _with_name(error, job.name) from error
-            on_done(number, result)
-        return
-    workers: _Workers[Result] = _Workers(features, n_parallel)
-    with workers:
-        workers.run(iter(jobs), on_done, answer)
+    numbered = enumerate(jobs)
+    several = parallel.n > 1 and can_share(features)
+    started = time.monotonic()
+    while not several or time.monotonic() - started < parallel.alone_s:
+        taken = next(numbered, None)
+        if taken is None:
+            return
+        number, job = taken
+        try:
+            result = job.run(features, partial(answer, number))
+        except AbawError as error:
+            raise _with_name(error, job.name) from error
+        on_done(number, result)
+    first = next(numbered, None)
+    if first is not None:
+        workers: _Workers[Result] = _Workers(features, parallel.n)
+        with workers:
+            workers.run(chain([first], numbered), on_done, answer)
 
 
 def can_share(features: FeatureSet) -> bool:
@@ -203,21 +231,19 @@ class _Workers(Generic[Result]):
 
     def run(
         self,
-        jobs: Iterator[Job[Result]],
+        jobs: Iterator[tuple[int, Job[Result]]],
         on_done: Callable[[int, Result], None],
         answer: Callable[[int, int, float], bool],
     ) -> None:
         """Hand out jobs until none is left, or one of the workers is."""
         deaths: list[WorkerError] = []
-        n_given = 0
         free = list(self._workers)
         while True:
-            while free and not deaths and (job := next(jobs, None)) is not None:
+            while free and not deaths and (taken := next(jobs, None)) is not None:
                 worker = free.pop(0)
-                worker.number, worker.job = n_given, job
-                n_given += 1
+                worker.number, worker.job = taken
                 with suppress(OSError):  # dead: the end of its pipe says so below
-                    worker.pipe.send(job)
+                    worker.pipe.send(worker.job)
             busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
             if not busy:
                 break

@@ -28,7 +28,7 @@ from heads.checking import raise_all
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
-from heads.fitting.workers import run_jobs
+from heads.fitting.workers import ONE, Parallel, run_jobs
 from heads.recipes.names import name_mistakes
 from heads.recipes.tomlfile import write_recipe
 from heads.scoring.scores import Scores
@@ -157,7 +157,7 @@ def search(
     budget: Budget,
     *,
     folder: Path,
-    n_parallel: int = 1,
+    parallel: Parallel = ONE,
     on_trial: Callable[[SearchProgress], None] | None = None,
 ) -> SearchResult:
     """Search, or go on with a search, until its budget is spent.
@@ -172,7 +172,7 @@ def search(
         Of all runs of this search together. Trials under way when its time is up are ended, unless none is complete.
     folder
         Of the search; made if need be.
-    n_parallel
+    parallel
         Trials at once (see `heads.fitting.parallel`).
     on_trial
         Called after each trial. What it raises ends the search, as an interrupt does: what was finished is written.
@@ -195,7 +195,7 @@ def search(
     with open_study(folder, space, seed=config.seed) as study:
         run = _Run(study, config, budget, on_trial)
         try:
-            run_jobs(features, run.jobs(), n_parallel=n_parallel, on_done=run.done, on_ask=run.ask)
+            run_jobs(features, run.jobs(), parallel=parallel, on_done=run.done, on_ask=run.ask)
         finally:
             study.spend(run.seconds, at_once=True)
             trials = study.finished()

@@ -15,6 +15,7 @@ from heads.ablation.videosums import read_sums
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import FittedHead, fit
+from heads.fitting.workers import Parallel
 from heads.modules.config import HeadConfig
 
 TRAINING = FitConfig(epochs=1, learning_rate=1e-2)
@@ -272,9 +273,11 @@ def test_several_at_once_to_the_bit_and_interrupted(tmp_path: Path, small: Featu
             raise KeyboardInterrupt("enough")
 
     with pytest.raises(KeyboardInterrupt, match="enough"):
-        run_ablation(small, "fusion", out=tmp_path / "two", training=TRAINING, n_parallel=2, on_row=stop)
+        run_ablation(small, "fusion", out=tmp_path / "two", training=TRAINING, parallel=Parallel(2), on_row=stop)
     assert [report.index for report in reports] == [1, 2, 3]
-    two = run_ablation(small, "fusion", out=tmp_path / "two", training=TRAINING, n_parallel=1, on_row=reports.append)
+    two = run_ablation(
+        small, "fusion", out=tmp_path / "two", training=TRAINING, parallel=Parallel(1), on_row=reports.append
+    )
     assert [report.is_kept for report in reports[3:]] == [True, True, True, False]
     assert two.rows.drop("seconds").equals(one.rows.drop("seconds"))
     assert two.summary.equals(one.summary)

@@ -11,8 +11,9 @@ from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
 from heads.fitting.folds import video_folds
-from heads.fitting.parallel import FitJob, FitResult, fit_many, resolve_parallel
+from heads.fitting.parallel import ALONE_S, FitJob, FitResult, fit_many, resolve_parallel
 from heads.fitting.parts import Parts
+from heads.fitting.workers import ONE, Parallel
 from heads.modules.config import HeadConfig
 from heads.scoring.predictions import Predictions
 
@@ -33,7 +34,7 @@ def test_the_results_of_a_fit_alone(features: FeatureSet) -> None:
         FitJob(name="fold", head=LINEAR, training=TRAINING, parts=Parts.of_fold(features, folds, 1)),
     ]
     order: list[int] = []
-    results = fit_many(features, jobs, n_parallel=1, on_done=lambda number, _: order.append(number))
+    results = fit_many(features, jobs, parallel=Parallel(1), on_done=lambda number, _: order.append(number))
     assert order == [0, 1, 2]
     for job, sent in zip(jobs, results, strict=True):
         result = pickle.loads(pickle.dumps(sent))  # as it comes from a worker
@@ -59,15 +60,15 @@ def test_a_fit_that_cannot_be_names_its_job(features: FeatureSet) -> None:
     wide = FitJob(name="row 3", head=replace(LINEAR, fuse=("wide",)), training=TRAINING)
     good = FitJob(name="row 1", head=LINEAR, training=TRAINING)
     with pytest.raises(ShapeError, match=r"^row 3: .*'wide' have 24 columns"):
-        fit_many(features, [good, wide, good], n_parallel=1, on_done=done.__setitem__)
+        fit_many(features, [good, wide, good], parallel=Parallel(1), on_done=done.__setitem__)
     assert list(done) == [0]
 
 
 def test_how_many_at_once(features: FeatureSet, store: FeatureStore) -> None:
     streamed = FeatureSet.load(store, ("mae",), device="cpu", memory_bytes=4000)
-    assert resolve_parallel("3", features) == 3
-    assert resolve_parallel("3", streamed) == 1
-    assert 1 <= resolve_parallel("auto", features) <= max(1, torch.get_num_threads())
+    assert resolve_parallel("3", features) == Parallel(3)
+    assert resolve_parallel("3", streamed) == resolve_parallel("auto", streamed) == ONE
+    assert resolve_parallel("auto", features) == Parallel(min(4, torch.get_num_threads()), ALONE_S)
     for text in ("0", "-1", "two", ""):
         with pytest.raises(ConfigError, match=rf"auto or a number of at least 1, such as 2, got {text!r}"):
             resolve_parallel(text, features)
@@ -92,5 +93,5 @@ def test_patience_ends_a_fit(features: FeatureSet) -> None:
 def test_workers_share_a_gpu(store: FeatureStore) -> None:
     features = FeatureSet.load(store, ("mae", "au"), device="cuda")
     jobs = [FitJob(name=str(seed), head=LSTM, training=replace(TRAINING, seed=seed)) for seed in (1, 2, 3)]
-    several, one = (fit_many(features, jobs, n_parallel=n) for n in (2, 1))
+    several, one = (fit_many(features, jobs, parallel=Parallel(n)) for n in (2, 1))
     assert all(_same(a.predictions, b.predictions) for a, b in zip(several, one, strict=True))

@@ -14,7 +14,7 @@ from featurestore.errors import ConfigError, WorkerError
 from featurestore.store import FeatureStore
 from heads.features.featureset import FeatureSet
 from heads.features.loaded import LoadedEmbeddings
-from heads.fitting.workers import Ask, _attempt, _Failed, can_share, run_jobs
+from heads.fitting.workers import Ask, Parallel, _attempt, _Failed, can_share, run_jobs
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def test_two_workers_share_rows_and_a_death_is_named(
         return step == 1
 
     with pytest.raises(WorkerError, match=r"^row 2: the process .* ended by signal 9 .* run the same command again"):
-        run_jobs(own, jobs(), n_parallel=2, on_done=results.__setitem__, on_ask=on_ask)
+        run_jobs(own, jobs(), parallel=Parallel(2), on_done=results.__setitem__, on_ask=on_ask)
     assert held is loaded["mae"]  # moved in place: nobody holds the old copy
     assert torch.equal(held[1:], before["mae"][1:])
     assert results[0].total == pytest.approx(float(before["mae"][1:].double().sum()) + held.shape[1])
@@ -125,7 +125,7 @@ def test_two_workers_share_rows_and_a_death_is_named(
 
 def test_what_a_job_raises_names_it(own: FeatureSet) -> None:
     with pytest.raises(ConfigError, match=r"^row 7: Expected this, got that\.$"):
-        run_jobs(own, [Failing("row 7", "config")], n_parallel=1, on_done=lambda number, result: None)
+        run_jobs(own, [Failing("row 7", "config")], parallel=Parallel(1), on_done=lambda number, result: None)
     ours, theirs = Pipe()
     with ours, theirs:
         named = _attempt(Failing("row 7", "config"), own, theirs)
@@ -144,7 +144,7 @@ def test_streams_are_for_one(store: FeatureStore) -> None:
     assert streamed.stream_bytes is not None
     assert not can_share(streamed)
     here: list[int] = []
-    run_jobs(streamed, [_Where("here")], n_parallel=2, on_done=lambda number, pid: here.append(pid))
+    run_jobs(streamed, [_Where("here")], parallel=Parallel(2), on_done=lambda number, pid: here.append(pid))
     assert here == [os.getpid()]
 
 
@@ -154,3 +154,10 @@ class _Where:
 
     def run(self, features: FeatureSet, ask: Ask) -> int:
         return os.getpid()
+
+
+def test_what_is_soon_done_starts_no_process(own: FeatureSet) -> None:
+    here: list[int] = []
+    several = Parallel(2, alone_s=600)
+    run_jobs(own, [_Where("a"), _Where("b")], parallel=several, on_done=lambda number, pid: here.append(pid))
+    assert here == [os.getpid()] * 2
