@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := store pack decode extract heads
+BENCHMARKS := store pack decode extract heads ablation
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format bench clean

@@ -32,8 +32,8 @@ def ablate(
     seeds: Annotated[str, typer.Option(help="One or several, such as 1,2,3: means over them, and their spread.")] = "1",
     epochs: EpochsOption = 20,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="End a row after so many epochs without a better one.")
-    ] = None,
+        int, typer.Option(min=0, help="End a row after so many epochs without a better one; 0 runs them all.")
+    ] = 5,
     lr: RateOption = 1e-3,
     batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
     parallel: ParallelOption = "auto",
@@ -58,7 +58,9 @@ def ablate(
     from .console import print_json, progress_bar, say, stdout, warn
     from .workspace import open_workspace
 
-    training = FitConfig(epochs=epochs, patience=patience, learning_rate=lr, batch_frames=batch_frames, device=device)
+    training = FitConfig(
+        epochs=epochs, patience=patience or None, learning_rate=lr, batch_frames=batch_frames, device=device
+    )
     wanted = parse_seeds(seeds)
     store = open_workspace(workspace).open_store()
     planned = plan(table, store.names(), base=encoder)
