@@ -25,7 +25,9 @@ def ablate(
         str, typer.Argument(metavar="TABLE", help="fusion, temporal, joint (the paper's tables 2, 3, 4) or all.")
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the CSV files.")] = Path("ablations"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the CSV files.", show_default="ablations/ of the workspace")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Base embedding of every row.", show_default="each task's own; mae in table 4")
     ] = None,
@@ -62,7 +64,9 @@ def ablate(
         epochs=epochs, patience=patience or None, learning_rate=lr, batch_frames=batch_frames, device=device
     )
     wanted = parse_seeds(seeds)
-    store = open_workspace(workspace).open_store()
+    opened = open_workspace(workspace)
+    out = opened.root / "ablations" if out is None else out
+    store = opened.open_store()
     planned = plan(table, store.names(), base=encoder)
     for note in planned.notes:
         say(note)

@@ -22,6 +22,8 @@ def row_key(features: FeatureSet, task: str, head: HeadConfig, training: FitConf
             "training": {name: value for name, value in training.to_dict().items() if name != "device"},
             "data": row_data(features, head),
         }
+        # The order of a stream follows its budget.
+        | ({} if features.stream_bytes is None else {"stream_bytes": features.stream_bytes})
     )
 
 

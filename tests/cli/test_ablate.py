@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 Abaw = Callable[..., object]
 SMALL = ("--epochs", 2, "--batch-frames", 4096)
 
 
-def test_differences_are_judged(workspace: Path, abaw: Abaw) -> None:
+def test_differences_are_judged(workspace: Path, abaw: Abaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1, "--parallel", 1, "--json")
     assert made.code == 0, made.err
     summary = made.json()["summary"]
@@ -26,6 +27,8 @@ def test_differences_are_judged(workspace: Path, abaw: Abaw) -> None:
     assert "+ better, - worse than the task's first row" in " ".join(printed.out.split())
     assert "one seed" not in printed.out
     (workspace / "ablations" / "fusion_videos.parquet").unlink()
-    unknown = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1)
+    monkeypatch.chdir(tmp_path)  # the tables belong to the workspace, wherever the command is given
+    unknown = abaw("ablate", "fusion", *SMALL, "--seeds", "1,2", "--patience", 1, "-w", workspace)
     assert unknown.code == 0
+    assert not (tmp_path / "ablations").exists()
     assert "? not known" in " ".join(unknown.out.split())
