@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     picked : shape (B,), int64
         Their numbers.
     rows : shape (B, S), int64
-        Their table rows.
+        Their table rows. Where windows are mostly padding, S is the longest of these, not of all.
     inputs : each shape (B, S, D), or (B, S, T, D) where an encoder holds T tokens a frame, float32
         Their embeddings, one tensor an encoder; 0 in rows that were not embedded. They
         are this batch's only until the next one is asked for.
@@ -59,7 +59,15 @@ class Embeddings(Protocol):
         """(D,) of an encoder, or (T, D) if it holds tokens."""
         ...
 
-    def windows(self, names: Sequence[str], rows: IntArray, *, batch_windows: int, seed: int) -> WindowReader:
+    def windows(
+        self,
+        names: Sequence[str],
+        rows: IntArray,
+        *,
+        batch_windows: int,
+        seed: int,
+        lengths: IntArray | None = None,
+    ) -> WindowReader:
         """A reader of some windows.
 
         Parameters
@@ -72,5 +80,7 @@ class Embeddings(Protocol):
             B, windows in a batch.
         seed
             Of the order in which an epoch shuffles them.
+        lengths : shape (n_windows,), int64
+            How many rows of each are no padding, which stands at the end: what makes batches shorter where it can.
         """
         ...

@@ -132,9 +132,17 @@ class FeatureSet:
         """Budget of the stream that they come by; None if they are loaded."""
         return self.placement.stream_bytes if self.placement is not None and self.placement.streams else None
 
-    def windows(self, names: Sequence[str], rows: IntArray, *, batch_windows: int, seed: int = 0) -> WindowReader:
+    def windows(
+        self,
+        names: Sequence[str],
+        rows: IntArray,
+        *,
+        batch_windows: int,
+        seed: int = 0,
+        lengths: IntArray | None = None,
+    ) -> WindowReader:
         """A reader of some windows of these encoders (see `Embeddings.windows`)."""
-        return self.embeddings.windows(names, rows, batch_windows=batch_windows, seed=seed)
+        return self.embeddings.windows(names, rows, batch_windows=batch_windows, seed=seed, lengths=lengths)
 
     @cached_property
     def targets(self) -> Targets:

@@ -16,6 +16,10 @@ from heads.arrays import BoolArray, IntArray
 from .batches import Batch, WindowReader
 
 _BLOCK_ROWS: Final = 8192
+_MOSTLY: Final = 0.75
+"""Windows of which no more than this share is rows, not padding, are read beside others of about their length."""
+_POOL_BATCHES: Final = 16
+"""So many batches, drawn at random, are sorted by length at a time: what stands together is still left to chance."""
 
 
 class LoadedEmbeddings:
@@ -58,33 +62,68 @@ class LoadedEmbeddings:
         """(D,) of an encoder, or (T, D) if it holds tokens."""
         return tuple(self._tensors[name].shape[1:])
 
-    def windows(self, names: Sequence[str], rows: IntArray, *, batch_windows: int, seed: int) -> WindowReader:
+    def windows(
+        self,
+        names: Sequence[str],
+        rows: IntArray,
+        *,
+        batch_windows: int,
+        seed: int,
+        lengths: IntArray | None = None,
+    ) -> WindowReader:
         """A reader of some windows (see `Embeddings.windows`)."""
-        return _LoadedWindows([self._tensors[name] for name in names], rows, batch_windows, seed)
+        if lengths is not None and lengths.sum() > _MOSTLY * rows.size:
+            lengths = None
+        return _LoadedWindows([self._tensors[name] for name in names], rows, batch_windows, seed, lengths)
 
 
 class _LoadedWindows:
-    def __init__(self, tensors: Sequence[Tensor], rows: IntArray, batch_windows: int, seed: int) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        rows: IntArray,
+        batch_windows: int,
+        seed: int,
+        lengths: IntArray | None,
+    ) -> None:
         self._tensors, self._batch_windows = tensors, batch_windows
         self._device = tensors[0].device
         self._rows = torch.from_numpy(rows).to(self._device)  # (n_windows, S)
+        self._lengths = None if lengths is None else torch.from_numpy(lengths)  # (n_windows,), on the host
         self._order = torch.Generator().manual_seed(seed)
 
     def epoch(self) -> Iterator[Batch]:
-        order = torch.randperm(len(self._rows), generator=self._order).to(self._device)
-        return self._batches(torch.split(order, self._batch_windows))
+        order = torch.randperm(len(self._rows), generator=self._order)
+        return self._batches(order if self._lengths is None else self._beside_alike(order, self._lengths))
 
     def in_order(self) -> Iterator[Batch]:
-        order = torch.arange(len(self._rows), device=self._device)
-        return self._batches(torch.split(order, self._batch_windows))
+        return self._batches(torch.arange(len(self._rows)))
 
     def chosen(self, batches: Iterable[IntArray]) -> Iterator[Batch]:
-        return self._batches(torch.from_numpy(each).to(self._device) for each in batches)
+        for each in batches:
+            yield self._batch(torch.from_numpy(each).to(self._device), self._rows.shape[1])
 
-    def _batches(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        for picked in batches:
-            rows = self._rows[picked]
-            yield Batch(picked, rows, [gather(tensor, rows) for tensor in self._tensors])
+    def _beside_alike(self, order: Tensor, lengths: Tensor) -> Tensor:
+        """The same windows, those of one batch about as long as each other; the last batch is still the smaller one."""
+        size = self._batch_windows
+        pools = torch.split(order, _POOL_BATCHES * size)
+        sorted_ = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools])
+        full = sorted_[: len(order) // size * size].reshape(-1, size)
+        shuffled = full[torch.randperm(len(full), generator=self._order)].flatten()
+        return torch.cat([shuffled, sorted_[len(shuffled) :]])
+
+    def _batches(self, order: Tensor) -> Iterator[Batch]:
+        """Windows as they stand in an order on the host, each batch as long as it must be."""
+        size, longest = self._batch_windows, self._rows.shape[1]
+        lengths = [longest] * -(-len(order) // size)
+        if self._lengths is not None:
+            lengths = [int(each.max()) for each in torch.split(self._lengths[order], size)]
+        for picked, length in zip(torch.split(order.to(self._device), size), lengths, strict=True):
+            yield self._batch(picked, length)
+
+    def _batch(self, picked: Tensor, length: int) -> Batch:
+        rows = self._rows[picked, :length]
+        return Batch(picked, rows, [gather(tensor, rows) for tensor in self._tensors])
 
 
 def gather(tensor: Tensor, rows: Tensor) -> Tensor:

@@ -54,8 +54,16 @@ class StreamedEmbeddings:
         """(D,) of an encoder, or (T, D) if it holds tokens."""
         return self._embeddings[name].row_shape
 
-    def windows(self, names: Sequence[str], rows: IntArray, *, batch_windows: int, seed: int) -> WindowReader:
-        """A reader of some windows (see `Embeddings.windows`).
+    def windows(
+        self,
+        names: Sequence[str],
+        rows: IntArray,
+        *,
+        batch_windows: int,
+        seed: int,
+        lengths: IntArray | None = None,
+    ) -> WindowReader:
+        """A reader of some windows (see `Embeddings.windows`); its batches are as long as the longest window.
 
         Raises
         ------

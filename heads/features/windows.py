@@ -7,7 +7,8 @@ is ever invented for it. With W <= S every row lies in a window with ``mask = Tr
 
 A window of rows is not a window of time: on s-Aff-Wild2 only 18.6 % of neighbouring rows are neighbouring frames.
 Counted in frames, a window holds the rows whose frame numbers lie in [f, f + S), however many these are, and windows
-start W frames apart, wherever there is a row; the shape is that of the fullest one, the rest is padding.
+start W frames apart, wherever there is a row; the shape is that of the fullest one, the rest is padding, which readers
+leave out of a batch as far as its own fullest window allows (see `heads.features.loaded`).
 """
 
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class WindowIndex:
     def length(self) -> int:
         """Rows of a window, padding included."""
         return int(self.rows.shape[1])
+
+    @property
+    def lengths(self) -> IntArray:
+        """How many rows of each are no padding, shape (n_windows,)."""
+        return np.asarray(self.mask.sum(axis=1), dtype=np.int64)
 
     def take(self, which: IntArray | BoolArray) -> "WindowIndex":
         """Some of the windows, by number or by mask."""

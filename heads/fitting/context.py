@@ -39,7 +39,7 @@ class WindowContext:
 
     def mask(self, batch: Batch) -> Tensor | None:
         """Which rows of a batch are no padding, shape (B, S); None if nothing that sees them is padded."""
-        return None if self._mask is None else self._mask[batch.picked]
+        return None if self._mask is None else self._mask[batch.picked, : batch.rows.shape[1]]
 
     def gaps(self, batch: Batch) -> Tensor | None:
         """Frames since the row before, shape (B, S); None where the head does not read them."""

@@ -80,9 +80,9 @@ def predict(
     with torch.inference_mode():
         for batch, outputs in _outputs(model, features, windows, batch_windows):
             picked = batch.picked.cpu().numpy()
-            mask = windows.mask[picked]  # (B, S)
+            mask = windows.mask[picked, : batch.rows.shape[1]]  # (B, S)
             values = score_columns(outputs, head.joint).cpu()[torch.from_numpy(mask)]  # (n_valid, n_columns)
-            positions = torch.from_numpy(np.searchsorted(rows, windows.rows[picked][mask]))
+            positions = torch.from_numpy(np.searchsorted(rows, batch.rows.cpu().numpy()[mask]))
             sums.index_add_(0, positions, values.double())
             counts.index_add_(0, positions, torch.ones(len(positions), 1, dtype=torch.float64))
     model.train(was_training)
@@ -95,7 +95,7 @@ def _outputs(
     model: HeadModel, features: FeatureSet, windows: WindowIndex, batch_windows: int
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
     head = model.config
-    reader = features.windows(head.encoders, windows.rows, batch_windows=batch_windows)
+    reader = features.windows(head.encoders, windows.rows, batch_windows=batch_windows, lengths=windows.lengths)
     context = WindowContext(features, head, windows)
     if head.stateful:
         yield from context.in_lanes(model, reader, batch_windows)

@@ -49,7 +49,11 @@ class Trainer:
         windows, counted = training_windows(model, features, training, parts)
         self._batch_windows = max(1, training.batch_frames // windows.length)
         self._reader = features.windows(
-            head.encoders, windows.rows, batch_windows=self._batch_windows, seed=training.seed
+            head.encoders,
+            windows.rows,
+            batch_windows=self._batch_windows,
+            seed=training.seed,
+            lengths=windows.lengths,
         )
         self._context = WindowContext(features, head, windows)
         self._counted = torch.from_numpy(counted).to(features.device)  # (n_windows, S)
@@ -137,7 +141,8 @@ class Trainer:
 
     def _targets(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Labels of a batch, and which of them count: (B, S), of action units (B, S, 12)."""
-        rows, counts = batch.rows, self._counted[batch.picked]
+        rows = batch.rows
+        counts = self._counted[batch.picked, : rows.shape[1]]
         targets, valid = {}, {}
         for task in self.head.joint:
             target, known = self.features.target_tensors[task]
