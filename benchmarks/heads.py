@@ -9,6 +9,8 @@ An epoch of `fit` against the same module fed in the ordinary way: a Dataset tha
 and a DataLoader whose workers shuffle and collate. The file was written just before and lies in the page cache.
 
 Memory: the peak of a process of its own that opens the store and fits each head once, less the embeddings.
+
+Scores: all of them on a table of the validation set's size, with 10,000 resamples of its videos.
 """
 
 import sys
@@ -31,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from featurestore.store import FeatureStore
 from heads.features.featureset import FeatureSet
+from heads.features.targets import Targets
 from heads.fitting.config import FitConfig
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import fit
@@ -38,11 +41,14 @@ from heads.fitting.parts import Parts, head_windows
 from heads.losses.multitask import MultiTaskLoss
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
+from heads.scoring.predictions import Predictions
+from heads.scoring.scores import score
 
 DIM = 768
 ENCODERS = ("mae", "au", "v")
 N_ROWS, N_ROWS_QUICK = 168_097, 20_000
 VIDEO_ROWS = 370  # s-Aff-Wild2's median
+VAL_ROWS, N_VAL_VIDEOS, N_RESAMPLES = 26_666, 50, 10_000
 N_WORKERS = 2  # of the DataLoader
 SPARE_BYTES = 1_000_000_000  # what a fit may take beside the embeddings
 
@@ -105,6 +111,7 @@ def main() -> None:
             measures += measure_case(case, features, Path(folder) / "rows.h5", options)
         del features
         measures.append(measure_memory(Path(folder) / "features", len(store.frames)))
+    measures.append(measure_scores())
     report(measures, options)
 
 
@@ -155,6 +162,27 @@ def measure_memory(store: Path, n_frames: int) -> Measure:
         bar=1.0,
         at_most=True,
         detail=f"{peak / 1e9:.2f} GB peak; {embeddings / 1e9:.2f} GB embeddings, {imported / 1e9:.2f} GB imports",
+    )
+
+
+def measure_scores() -> Measure:
+    """Seconds of all scores with their intervals, on a table of the validation set's size."""
+    frames = random_frames({f"{number:02d}": ("val", VAL_ROWS // N_VAL_VIDEOS) for number in range(N_VAL_VIDEOS)})
+    targets, n_rows = Targets.from_frames(frames), len(frames)
+    rng = np.random.default_rng(0)
+    predictions = Predictions(
+        rows=np.arange(n_rows),
+        valence=rng.uniform(-1, 1, n_rows),
+        arousal=rng.uniform(-1, 1, n_rows),
+        expression=rng.random((n_rows, 8)),
+        action_units=rng.random((n_rows, 12)),
+    )
+    once = partial(score, targets, predictions, frames.video_ids(), n_resamples=N_RESAMPLES)
+    return Measure(
+        measure=f"seconds of P, its parts and their intervals: {n_rows:,} rows, {N_RESAMPLES:,} resamples of videos",
+        value=min(wall_s(once) for _ in range(5)),
+        bar=1.0,
+        at_most=True,
     )
 
 
