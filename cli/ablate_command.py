@@ -53,7 +53,7 @@ def ablate(
     """
     from heads.ablation.printing import render_table
     from heads.ablation.running import RowReport, run_ablation
-    from heads.ablation.tables import plan
+    from heads.ablation.tables import plan, readable
     from heads.fitting.config import FitConfig
     from heads.fitting.parallel import resolve_parallel
 
@@ -68,6 +68,7 @@ def ablate(
     out = opened.root / "ablations" if out is None else out
     store = opened.open_store()
     planned = plan(table, store.names(), base=encoder)
+    planned = readable(planned, {name: store.embedding(name).row_shape for name in planned.encoders})
     for note in planned.notes:
         say(note)
     features = load_features(store, planned.encoders, device, memory)

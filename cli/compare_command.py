@@ -41,7 +41,7 @@ def compare(
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,
 ) -> None:
-    """Compare two runs on val, paired over videos and seeds: the difference, its interval, and whether it is real.
+    """Compare two runs on the same videos of val, over their seeds: the difference, its interval, whether it is real.
 
     For example: abaw compare plain_1,plain_2,plain_3 fused_1,fused_2,fused_3
     """
@@ -176,6 +176,8 @@ def _apart_from_seeds(settings: "JsonValue") -> "tuple[tuple[int, ...], JsonValu
 
 def _standing(a: Sequence[_Stored], b: Sequence[_Stored]) -> list[str]:
     """What the runs have seen of val, and what the intervals cannot tell."""
+    from heads.scoring.compare import FEW_SEEDS
+
     notes = [f"in-sample: {run.name}: {run.in_sample}" for run in (*a, *b) if run.in_sample is not None]
     picked = {name: any(run.is_selected for run in side) for name, side in (("A", a), ("B", b))}
     if all(picked.values()):
@@ -183,9 +185,16 @@ def _standing(a: Sequence[_Stored], b: Sequence[_Stored]) -> list[str]:
     elif any(picked.values()):
         side = next(name for name, is_picked in picked.items() if is_picked)
         notes.append(f"only {side} had its epoch selected on {_SPLIT}, which favours it")
-    if min(len(a), len(b)) == 1:
+    if len(a) == len(b) == 1:
         notes.append(
             "with one seed a side cannot show what another seed would change: fit more, and join them by commas"
+        )
+    elif min(len(a), len(b)) == 1:
+        notes.append("the side of one seed is taken to spread over seeds as the other does")
+    if max(len(a), len(b)) > 1 and min(len(a), len(b)) < FEW_SEEDS:
+        notes.append(
+            f"with {len(a)} and {len(b)} seeds their spread is hardly known, so that only great differences are found "
+            f"to be real: fit {FEW_SEEDS} or more a side"
         )
     return notes
 

@@ -358,6 +358,7 @@ def _standings_table(standings: list[Standing]) -> Table:
         if scores.p is None:
             continue
         parts = [f"{part.score:.3f}" for name in PARTS if (part := scores.parts[name]) is not None]
-        interval = f"{scores.p.low:.2f}..{scores.p.high:.2f}"
+        low, high = scores.p.low, scores.p.high
+        interval = "-" if low is None or high is None else f"{low:.2f} .. {high:.2f}"
         table.add_row(standing.label, f"{scores.p.score:.3f}", interval, *parts, str(standing.models))
     return table

@@ -1,6 +1,7 @@
 """Audits and scores as tables for the console."""
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 
 from rich.markup import escape
 from rich.table import Table
@@ -43,7 +44,7 @@ def scores_table(scores: Scores, *, title: str) -> Table:
         table.add_row(
             PART_TITLES[name],
             f"{part.score:.4f}",
-            f"{part.low:.3f} .. {part.high:.3f}",
+            "-" if part.low is None or part.high is None else f"{part.low:.3f} .. {part.high:.3f}",
             f"{part.trivial:.4f}",
             "" if within is None else f"{within:.4f}",
         )
@@ -160,15 +161,16 @@ def comparison_table(comparison: Comparison, *, a: str, b: str) -> Table:
             f"{part.a:.4f}",
             f"{part.b:.4f}",
             f"{part.difference:+.4f}",
-            f"{part.low:+.3f} .. {part.high:+.3f}",
+            f"{part.low:+.3f} .. {part.high:+.3f}" if isfinite(part.low) and isfinite(part.high) else "-",
             f"{part.probability:.1%}{' *' if part.stands else '  '}",
         )
     reasons = "".join(f"\nno {PART_TITLES[name]}: {reason}" for name, reason in comparison.reasons.items())
     n_a, n_b = comparison.n_seeds
     table.caption = (
         f"{comparison.n_frames:,} rows of {comparison.n_videos} videos; intervals resample videos, the same for both, "
-        f"and runs ({n_a} and {n_b})\nreal: share of resamples in which the difference has its sign, a tie counts "
-        f"half; * the interval leaves 0 out{reasons}"
+        f"and add what other seeds would change ({n_a} and {n_b} runs)\n"
+        "real: share of resamples in which the difference has its sign, a tie counts half; * the interval leaves 0 out"
+        f"{reasons}"
     )
     table.caption_justify = "left"
     return table

@@ -20,6 +20,7 @@ from .seeds import parse_seeds
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
     from heads.search.budget import Budget
+    from heads.search.config import SearchConfig
     from heads.search.searching import SearchProgress, SearchResult
 
 _HERE = Path()
@@ -65,12 +66,12 @@ def search(
     from heads.fitting.parallel import resolve_parallel
     from heads.recipes.names import name_mistakes
     from heads.search.budget import parse_budget
-    from heads.search.searching import SearchConfig
+    from heads.search.config import SearchConfig
     from heads.search.searching import search as run_search
     from heads.search.study import need_optuna
     from heads.tasks import parse_names
 
-    from .console import progress_bar
+    from .console import progress_bar, say
     from .workspace import open_workspace
 
     task, allowed = task.lower(), parse_budget(budget)
@@ -88,6 +89,8 @@ def search(
 
         def on_trial(progress: "SearchProgress") -> None:
             update(*_place(progress, allowed), _told(progress))
+            if progress.trial is not None and progress.trial.outcome.error:
+                say(f"trial {progress.trial.number} failed: {progress.trial.outcome.error}")
 
         found = run_search(
             features,
@@ -97,7 +100,7 @@ def search(
             parallel=resolve_parallel(parallel, features),
             on_trial=on_trial,
         )
-    _print(found, config.task, is_honest=honest, budget=allowed, json_=json_)
+    _print(found, config, budget=allowed, json_=json_)
 
 
 def _vector_encoders(store: "FeatureStore") -> tuple[str, ...]:
@@ -135,7 +138,7 @@ def _told(progress: "SearchProgress") -> str:
     return f"{progress.n_finished} trials{best}"
 
 
-def _print(found: "SearchResult", task: str, *, is_honest: bool, budget: "Budget", json_: bool) -> None:
+def _print(found: "SearchResult", config: "SearchConfig", *, budget: "Budget", json_: bool) -> None:
     from heads.search.searching import FIGURE_FILE, RECIPE_FILE, TRIALS_FILE
     from heads.search.space import strategy
 
@@ -148,22 +151,27 @@ def _print(found: "SearchResult", task: str, *, is_honest: bool, budget: "Budget
     if json_:
         print_json(
             {
-                "task": task,
+                "task": config.task,
                 "trials": counts,
                 "spent_s": round(found.spent_s, 3),
                 "selected_on": found.selected_on,
                 "score": found.best.outcome.score,
                 "trial": found.best.number,
                 "strategy": told,
-                "val_is_honest": is_honest,
-                "val": found.scores.as_dict(),
+                "val_is_honest": config.is_honest,
+                "val": None if found.scores is None else found.scores.as_dict(),
                 "files": files,
             }
         )
         return
-    seen = "val, honest: it had no part in the search" if is_honest else "val, selected there: optimistic"
-    stdout.print(scores_table(found.scores, title=f"best of {len(found.trials)} trials, {seen}"))
-    stdout.print(f"trial {found.best.number}: {task} {found.best.outcome.score:.4f}, selected on {found.selected_on}")
+    seen = "val, honest: it had no part in the search" if config.is_honest else "val, selected there: optimistic"
+    if found.scores is None:
+        stdout.print(f"best of {len(found.trials)} trials; val has no labels to score it by", markup=False)
+    else:
+        stdout.print(scores_table(found.scores, title=f"best of {len(found.trials)} trials, {seen}"))
+    stdout.print(
+        f"trial {found.best.number}: {config.task} {found.best.outcome.score:.4f}, selected on {found.selected_on}"
+    )
     for key, value in told.items():
         stdout.print(f"  {key.replace('_', ' '):<14} {value if value != '' else '-'}", markup=False)
     lost = ", ".join(f"{counts[state]} {state}" for state in ("pruned", "failed") if counts[state])
@@ -171,5 +179,6 @@ def _print(found: "SearchResult", task: str, *, is_honest: bool, budget: "Budget
         f"{counts['complete']} trials complete{f', {lost}' if lost else ''}, {found.spent_s:.0f} s "
         f"(budget: {budget.describe()}; a larger one goes on)"
     )
-    stdout.print(f"abaw fit-heads --recipe {files[RECIPE_FILE]}", markup=False)
+    # With the seed that the score is of, or the first of them.
+    stdout.print(f"abaw fit-heads --recipe {files[RECIPE_FILE]} --seed {config.seeds[0]}", markup=False)
     stdout.print(f"{files[TRIALS_FILE]}, {files[FIGURE_FILE]}", markup=False)

@@ -1,9 +1,13 @@
 """The CSV of an ablation: one row a run, rewritten whole after each, read back when the ablation goes on.
 
-A file of that name which is not such a table is left alone and refused: it may be someone's work.
+Several processes may write to one folder: each takes the folder's lock, reads what stands there, adds its own and
+writes. A file of that name which is not such a table is left alone and refused: it may be someone's work.
 """
 
+import fcntl
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -47,10 +51,21 @@ SCHEMA: Final = pl.Schema(
 )
 """Columns: `fused` and `joined` are joined by ``+``; `epochs` is how many there were to be, `patience` how many of
 them might pass without a better one; `score` is the task's own, on val, of the `epoch` that was best for it there,
-with its 95 % interval by resampling videos; `protocol` is the way of fitting and scoring (see `PROTOCOL`); `data` names
-the embeddings, frames and labels that the row was computed from, `key` everything that decides its numbers."""
+with its 95 % interval by resampling videos, null where there is none (see `PartScore`); `protocol` is the way of
+fitting and scoring (see `PROTOCOL`); `data` names the embeddings, frames and labels that the row was computed from,
+`key` everything that decides its numbers."""
 
 LedgerRow = dict[str, str | int | float | None]
+
+_LOCK_FILE: Final = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait for a folder's lock, and hold it until the body ends; it ends with the process, too."""
+    with (folder / _LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read_ledger(path: Path) -> pl.DataFrame:
@@ -100,6 +115,16 @@ def write_ledger(path: Path, table: pl.DataFrame) -> None:
     """Write a table as CSV, the whole file or nothing."""
     with replace_file(path) as partial:
         table.write_csv(partial)
+
+
+def set_aside(path: Path, stale: list[LedgerRow]) -> None:
+    """Add rows to the table of those that are no longer true of the store; of a key that is there already none."""
+    if not stale:
+        return
+    earlier = read_ledger(path)
+    merged = pl.concat([earlier, as_table(stale)]).unique("key", keep="first", maintain_order=True)
+    if merged.height > earlier.height:
+        write_ledger(path, merged)
 
 
 def head_of(row: LedgerRow) -> HeadConfig:

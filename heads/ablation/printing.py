@@ -1,4 +1,4 @@
-"""An ablation's table for the console: means, their spread or interval, and marks at differences that stand."""
+"""An ablation's table for the console: means, their intervals and spread, and marks at differences that stand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -8,7 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-_PUBLISHED: Final = {"text": "[t]", "inferred": "[i]", "table": "   "}
+from heads.scoring.compare import FEW_SEEDS
+
+_MARKS: Final = {"text": "[t]", "inferred": "[i]", "table": ""}
 LEGEND: Final = "+ better, - worse than the task's first row:\nthe 95 % interval of the difference leaves out 0"
 
 
@@ -22,7 +24,7 @@ def render_table(summary: pl.DataFrame, *, title: str | None = None) -> Table:
     title
         Above it.
     """
-    several = summary["n_seeds"].max() != 1
+    several = _n_seeds(summary) > 1
     shown = _telling_columns(summary)
     # Without lines between the columns, so that it fits in 80 characters.
     made = Table(
@@ -31,14 +33,17 @@ def render_table(summary: pl.DataFrame, *, title: str | None = None) -> Table:
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_edge=False,
         collapse_padding=True,
         caption=_legend(summary),
         caption_justify="left",
     )
     for heading in shown:
         made.add_column(heading, no_wrap=True)
-    for heading in ("S/W", "score", "+- seeds" if several else "95 % interval", "trivial", "published"):
+    spread = ("+-\nseeds",) if several else ()
+    for heading in ("S/W", "score", "95 %\ninterval", *spread, "trivial"):
         made.add_column(heading, justify="right", no_wrap=True)
+    made.add_column("paper", no_wrap=True)  # to the left: behind some figures is how they are known
     previous = None
     for row in summary.iter_rows(named=True):
         if previous not in (None, (row["table"], row["task"])):
@@ -50,11 +55,20 @@ def render_table(summary: pl.DataFrame, *, title: str | None = None) -> Table:
     return made
 
 
+def _n_seeds(summary: pl.DataFrame) -> int:
+    return int(summary.select(pl.col("n_seeds").max()).item() or 1)
+
+
 def _legend(summary: pl.DataFrame) -> str | None:
     others = summary.filter(~pl.col("is_reference"))
     if not others.height:
         return None
-    seeds = "" if summary["n_seeds"].max() != 1 else "; one seed: another may differ"
+    n_seeds = _n_seeds(summary)
+    seeds = (
+        "" if n_seeds >= FEW_SEEDS else f"\n{n_seeds} seeds: with fewer than {FEW_SEEDS} only great differences stand"
+    )
+    if n_seeds == 1:
+        seeds = "; one seed: another may differ"
     unknown = (
         "" if others["stands"].null_count() == 0 else "\n? not known: one video, or a row's scores by video are gone"
     )
@@ -76,17 +90,20 @@ def _telling_columns(summary: pl.DataFrame) -> list[str]:
 
 
 def _cells(row: Mapping[str, object], shown: Sequence[str], *, several: bool) -> list[str]:
-    spread = "" if row["std"] is None else f"{row['std']:.4f}"
-    beside = spread if several else f"{_short(row['low'])}..{_short(row['high'])}"
-    published = "" if row["published"] is None else f"{row['published']:.4f} {_PUBLISHED[str(row['published_mark'])]}"
+    interval = "-" if row["low"] is None else f"{_short(row['low'])} {_short(row['high'])}"
+    spread = [] if not several else ["" if row["std"] is None else _short(row["std"])]
+    published = (
+        "" if row["published"] is None else f"{_short(row['published'], 4)} {_MARKS[str(row['published_mark'])]}"
+    )
     window = "single" if row["S"] == 1 else f"{row['S']}/{row['W']}"
     texts = [str(row[name] or "-") for name in shown]
-    return [*texts, window, f"{row['mean']:.4f} {_mark(row)}", beside, f"{row['trivial']:.3f}", published]
+    score = f"{_short(row['mean'], 4)} {_mark(row)}"
+    return [*texts, window, score, interval, *spread, _short(row["trivial"]), published.rstrip()]
 
 
-def _short(value: object) -> str:
-    """Three decimals without the zero before them: two of them must fit beside all else."""
-    return f"{value:.3f}".replace("0.", ".", 1)
+def _short(value: object, n_decimals: int = 3) -> str:
+    """Decimals without the zero before them: all columns must fit beside each other."""
+    return f"{value:.{n_decimals}f}".replace("0.", ".", 1)
 
 
 def _mark(row: Mapping[str, object]) -> str:

@@ -3,12 +3,14 @@
 A row is finished when it stands in the CSV. Run again, rows whose key is there are not computed again; the key covers
 the head, the training, the embeddings, the frames and their labels. Rows that are not asked for (of another base, seed
 or training) stay in the file as long as the store still holds what they were computed from; a row whose embeddings,
-frames or labels have changed or are gone is stale: it is dropped, and that is told. What each row scored by, video by
-video, goes with it (see `heads.ablation.videosums`).
+frames or labels have changed or are gone is stale: it is moved to ``<table>_stale.csv``, and that is told. What each
+row scored by, video by video, stands beside (see `heads.ablation.videosums`); of stale rows it is dropped.
+
+Several processes may fill one table: before each writing, rows that others have finished meanwhile are taken in.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -22,9 +24,9 @@ from heads.scoring.intervals import VideoSums
 from heads.tasks import TASKS
 
 from .keys import PROTOCOL, row_data, row_key
-from .ledger import LedgerRow, as_table, head_of, read_ledger, write_ledger
+from .ledger import LedgerRow, as_table, head_of, locked, read_ledger, set_aside, write_ledger
 from .standings import summarise
-from .tables import TABLES, PlannedRow, plan
+from .tables import TABLES, PlannedRow, plan, readable
 from .videosums import read_sums, row_sums, write_sums
 
 
@@ -81,11 +83,13 @@ def run_ablation(
     Parameters
     ----------
     features
-        With the encoders of ``plan(table, ...)``; others do no harm.
+        With the encoders of ``plan(table, ...)``; others do no harm. Rows that these do not allow are left out, which
+        `readable` has sentences for.
     table
         ``"fusion"``, ``"temporal"``, ``"joint"``, or ``"all"``.
     out
         Folder of the files ``<table>.csv``, ``<table>_summary.csv`` and ``<table>_videos.parquet``; made if need be.
+        Other processes may write there.
     training
         Of every row, but for the epoch's selection (the row's task) and the seed.
     seeds
@@ -97,7 +101,7 @@ def run_ablation(
     on_row
         Called after each row: first those that were finished before, then the others as they are computed.
     on_note
-        Called with a sentence for each table that loses stale rows, before it does.
+        Called with a sentence for each table that stale rows are moved out of, before they are.
 
     Returns
     -------
@@ -115,16 +119,15 @@ def run_ablation(
     wanted = tuple(seeds) or (training.seed,)
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"Each seed makes one run, but seeds repeat: {', '.join(map(str, wanted))}. Name each once.")
-    rows = plan(table, features.names, base=base).rows
+    planned = plan(table, features.names, base=base)
+    rows = readable(planned, features.shapes(planned.encoders)).rows
     books = [
         _Book.open(features, out, name, [row for row in rows if row.table == name], training, wanted)
         for name in TABLES
         if any(row.table == name for row in rows)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    for book in books:
-        if book.n_stale and on_note is not None:
-            on_note(book.stale_note())
+    _tell_stale(books, on_note)
     progress = _Progress(len(rows) * len(wanted), on_row)
     for book in books:
         for key in book.asked:
@@ -133,9 +136,17 @@ def run_ablation(
     _compute(features, books, parallel, progress)
     for book in books:
         book.close()
+    _tell_stale(books, on_note)
     return Ablation(
         rows=pl.concat([book.rows() for book in books]), summary=pl.concat([book.summary() for book in books])
     )
+
+
+def _tell_stale(books: Sequence["_Book"], on_note: Callable[[str], None] | None) -> None:
+    """Of each table, unless it was told already: a process with another store may write while this one fits."""
+    for book in books:
+        if len(book.stale) > book.n_told and on_note is not None:
+            on_note(book.stale_note())
 
 
 class _Progress:
@@ -152,13 +163,14 @@ class _Progress:
 class _Book:
     """One table: what is asked of it, what is finished, and its files."""
 
+    features: FeatureSet
     name: str
     out: Path
     asked: dict[str, tuple[PlannedRow, FitConfig]]  # by key, in the order of the plan
-    finished: dict[str, LedgerRow]
-    sums: dict[str, VideoSums]
-    n_stale: int
-    n_before: int
+    finished: dict[str, LedgerRow] = field(default_factory=dict)
+    sums: dict[str, VideoSums] = field(default_factory=dict)
+    stale: dict[str, LedgerRow] = field(default_factory=dict)
+    n_told: int = 0
     is_changed: bool = False
 
     @classmethod
@@ -171,23 +183,20 @@ class _Book:
         training: FitConfig,
         seeds: Sequence[int],
     ) -> "_Book":
-        kept = read_ledger(out / f"{name}.csv")
         pairs = [(row, replace(training, select=row.task, seed=seed)) for row in planned for seed in seeds]
-        true = {str(row["key"]): row for row in kept.iter_rows(named=True) if _is_true(features, row)}
-        return cls(
-            name=name,
-            out=out,
-            asked={row_key(features, row.task, row.head, each): (row, each) for row, each in pairs},
-            finished=true,
-            sums=read_sums(out / f"{name}_videos.parquet"),
-            n_stale=kept.height - len(true),
-            n_before=kept.height,
-        )
+        asked = {row_key(features, row.task, row.head, each): (row, each) for row, each in pairs}
+        book = cls(features=features, name=name, out=out, asked=asked)
+        book._take_in()
+        if book.stale:
+            read_ledger(book._file("_stale.csv"))  # refused now, rather than after the first fit
+        return book
 
     def stale_note(self) -> str:
+        self.n_told = len(self.stale)
         return (
-            f"{self.name}: finished rows of other embeddings or labels than the store holds, now dropped: "
-            f"{self.n_stale:,} of {self.n_before:,} (file: {self.out / f'{self.name}.csv'})."
+            f"{self.name}: finished rows of other embeddings or labels than the store holds, now moved aside: "
+            f"{len(self.stale):,} of {len(self.stale) + len(self.finished):,} (file: {self._file('.csv')}, "
+            f"to: {self._file('_stale.csv')})."
         )
 
     def add(self, key: str, row: LedgerRow, sums: VideoSums) -> None:
@@ -197,16 +206,29 @@ class _Book:
 
     def close(self) -> None:
         """Write what is left to write: the table if it only lost rows, and its summary."""
-        if self.n_stale and not self.is_changed:
+        if self.stale and not self.is_changed:
             self._write()
-        write_ledger(self.out / f"{self.name}_summary.csv", self.summary())
+        write_ledger(self._file("_summary.csv"), self.summary())
+
+    def _file(self, ending: str) -> Path:
+        return self.out / f"{self.name}{ending}"
+
+    def _take_in(self) -> None:
+        """Add the rows of the files, those that other processes have written meanwhile among them; one's own stay."""
+        for row in read_ledger(self._file(".csv")).iter_rows(named=True):
+            rows = self.finished if _is_true(self.features, row) else self.stale
+            rows.setdefault(str(row["key"]), row)
+        self.sums = read_sums(self._file("_videos.parquet")) | self.sums
 
     def _write(self) -> None:
-        ordered = [self.finished[key] for key in self.asked if key in self.finished]
-        others = [row for key, row in self.finished.items() if key not in self.asked]
-        # The sums first: a row that stands in the table has its sums.
-        write_sums(self.out / f"{self.name}_videos.parquet", self.sums, self.finished)
-        write_ledger(self.out / f"{self.name}.csv", as_table(ordered + others))
+        with locked(self.out):
+            self._take_in()
+            ordered = [self.finished[key] for key in self.asked if key in self.finished]
+            others = [row for key, row in self.finished.items() if key not in self.asked]
+            # The sums first: a row that stands in the table has its sums. Before both, what is to leave it.
+            set_aside(self._file("_stale.csv"), list(self.stale.values()))
+            write_sums(self._file("_videos.parquet"), self.sums, self.finished)
+            write_ledger(self._file(".csv"), as_table(ordered + others))
         self.is_changed = True
 
     def rows(self) -> pl.DataFrame:

@@ -1,13 +1,14 @@
 """Means over seeds, and which differences stand.
 
 The reference of each task is the first row of its table: nothing fused, single frames, nothing joined. A row's
-difference to it is resampled as `heads.scoring.compare` does it: the same videos for both, and the same seeds, so that
-what is hard for both is no part of it.
+difference to it is resampled as `heads.scoring.compare` does it: the same videos for both, so that what is hard for
+both is no part of it, and each row's own seeds, with what so few of them leave open of their spread.
 
 A difference stands if the middle 95 % of its resamples leave 0 out: then at least 97.5 % of them have its sign. That is
-said of each row alone. A table has six rows or so a task beside the first, 24 in all, and of rows that are all
-as good as the first one in twenty stands nevertheless: about one a table. With one seed what stands is that these two
-fits differ on videos like these, not that their heads do: another seed may turn it round. The epoch of each row was
+said of each row alone. A table has six rows or so a task beside the first, 24 in all, and of rows that are all as good
+as the first one in twenty stands nevertheless, about one a table, with 5 seeds; with 3 one in 25, with 2 one in 40
+(measured, see there), since with so few only great differences stand. With one seed what stands is that these two fits
+differ on videos like these, not that their heads do: another seed may turn it round. The epoch of each row was
 picked on the same videos, which favours rows whose score jumps from epoch to epoch.
 """
 
@@ -45,10 +46,11 @@ SUMMARY_SCHEMA: Final = pl.Schema(
         "is_best": pl.Boolean,
     }
 )
-"""Columns: `std` (ddof=1) is null for one seed; `low` and `high` are the first seed's interval; `difference` is the
-mean's to that of its task's reference, with its 95 % interval, the `probability` that it is real (the share of
-resamples that have its sign) and whether it `stands`, null for the reference itself and, but for the difference, where
-a row's videos are unknown; `is_best`: of its table and task, by mean."""
+"""Columns: `std` (ddof=1) is null for one seed; `low` and `high` are the ends of the interval by resampling videos,
+means over seeds, null where there is none; `difference` is the mean's to that of its task's reference, with its 95 %
+interval, the `probability` that it is real (the share of resamples that have its sign) and whether it `stands`, null
+for the reference itself and, but for the difference, where a row's videos are unknown or but one tells of it;
+`is_best`: of its table and task, by mean."""
 
 
 def summarise(rows: pl.DataFrame, sums: Mapping[str, VideoSums], *, n_resamples: int = N_RESAMPLES) -> pl.DataFrame:
@@ -81,13 +83,15 @@ def summarise(rows: pl.DataFrame, sums: Mapping[str, VideoSums], *, n_resamples:
 
 def _row(head: pl.DataFrame, reference: pl.DataFrame, compared: PartComparison | None) -> dict[str, object]:
     first = head.row(0, named=True)
-    kept = ("table", *ROW_OF_TABLE, "low", "high", "trivial", "published", "published_mark")
+    kept = ("table", *ROW_OF_TABLE, "trivial", "published", "published_mark")
     mean = np.mean(head["score"].to_numpy())
     difference = None if head is reference else float(mean - np.mean(reference["score"].to_numpy()))
     return {name: first[name] for name in kept} | {
         "n_seeds": head.height,
         "mean": float(mean),
         "std": head["score"].std(ddof=1),
+        "low": head["low"].mean(),
+        "high": head["high"].mean(),
         "is_reference": head is reference,
         "difference": difference,
         "difference_low": None if compared is None else compared.low,
@@ -100,12 +104,11 @@ def _row(head: pl.DataFrame, reference: pl.DataFrame, compared: PartComparison |
 
 def _samples(group: pl.DataFrame, sums: Mapping[str, VideoSums], n_resamples: int) -> dict[str, Float64Array]:
     """Key -> resampled scores (n_resamples,), of the rows whose videos are known; over the same resamples."""
-    keys = [key for key in group["key"].to_list() if key in sums]
+    # One video says nothing of others.
+    keys = [key for key in group["key"].to_list() if key in sums and sums[key].n_telling > 1]
     if not keys:
         return {}
     n_videos = len(sums[keys[0]].sums)
-    if n_videos < 2:  # one video says nothing of others
-        return {}
     alike = [key for key in keys if len(sums[key].sums) == n_videos]
     scores = resample([sums[key] for key in alike], n_videos=n_videos, n_resamples=n_resamples, seed=0)
     return dict(zip(alike, scores, strict=True))

@@ -16,8 +16,9 @@ from itertools import chain, combinations
 from types import MappingProxyType
 from typing import Final
 
-from featurestore.errors import ConfigError, unknown_name
+from featurestore.errors import ConfigError, ShapeError, unknown_name
 from heads.modules.config import HeadConfig
+from heads.modules.shapes import Shapes, read_widths
 from heads.tasks import TASKS
 
 TABLES: Final = ("fusion", "temporal", "joint")
@@ -112,6 +113,39 @@ def plan(table: str, encoders: Iterable[str], *, base: str | None = None) -> Pla
             f"needs those of the tasks ({', '.join(TASKS)}) or --base. Extract them with `abaw extract --encoder au`."
         )
     return Plan(rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+
+
+def readable(planned: Plan, shapes: Shapes) -> Plan:
+    """A plan without the rows whose embeddings do not go together, with a note on them: found before the first fit.
+
+    Parameters
+    ----------
+    planned
+        As `plan` makes it.
+    shapes
+        Of the embeddings of its encoders.
+
+    Raises
+    ------
+    ConfigError
+        If no row is left.
+    """
+    rows: list[PlannedRow] = []
+    skipped: dict[tuple[str, str], list[str]] = {}
+    for row in planned.rows:
+        try:
+            read_widths(row.head, shapes)
+            rows.append(row)
+        except (ConfigError, ShapeError) as error:
+            skipped.setdefault((row.table, str(error)), []).append(row.task)
+    notes = [
+        f"{table}: {len(tasks)} of {sum(row.table == table for row in planned.rows)} rows skipped (task "
+        f"{', '.join(dict.fromkeys(tasks))}). {reason}"
+        for (table, reason), tasks in skipped.items()
+    ]
+    if not rows:
+        raise ConfigError(f"Nothing is left of the table: its rows need embeddings that go together. {notes[0]}")
+    return Plan(rows=tuple(rows), notes=(*planned.notes, *notes))
 
 
 _Grid = tuple[list[PlannedRow], list[str]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.atomic import replace_file
-from featurestore.errors import ConfigError, FileExistsAlreadyError, StoreError
+from featurestore.errors import ConfigError, FileExistsAlreadyError, MissingFileError, StoreError
 from heads.modules.model import HeadModel
 from heads.recipes.system import System
 from heads.runs.run import Run
@@ -110,15 +110,22 @@ def export_run(run: Run | System, path: Path, *, raw: bool = False, force: bool 
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Refuse a file that is there, unless it may be replaced; a folder always.
+    """Refuse a file that is there, unless it may be replaced; a folder always, and one that would be in no folder.
 
     Raises
     ------
     FileExistsAlreadyError
         If something is in the way.
+    MissingFileError
+        If its folder is not there.
     """
     if path.is_dir():
         raise FileExistsAlreadyError(f"An export is one file, but {path} is a folder. Name a file in it.")
+    if not path.parent.is_dir():
+        raise MissingFileError(
+            f"A file is written to a folder that is there; {path.parent} is not (file: {path.name}). "
+            "Make the folder, or correct the path."
+        )
     if path.exists() and not force:
         raise FileExistsAlreadyError(f"{path} is there already. Give another name, or --force to replace it.")
 

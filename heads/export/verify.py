@@ -3,19 +3,13 @@
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from featurestore.errors import PrecisionError
-from featurestore.frames import FRAME_SCHEMA, FrameTable
-from heads.features.featureset import FeatureSet
-from heads.features.loaded import LoadedEmbeddings
-from heads.modules.config import HeadConfig
 from heads.scoring.predictions import AU_THRESHOLD, Predictions
 
 from .answers import FRAME
+from .drawing import made_up
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -23,7 +17,6 @@ if TYPE_CHECKING:
 
 TOLERANCE: Final = 1e-4
 """How far a probability or value may be from the run's."""
-_MISSING_ROW: Final = 2  # of the longer video: one frame without an embedding
 _ERRORS_ONLY: Final = 3
 
 
@@ -55,7 +48,7 @@ def verify(content: bytes, subject: Subject) -> float:
     PrecisionError
         If it is above `TOLERANCE`, or a class, a unit or a missing row differs.
     """
-    features, tensors = _made_up(subject)
+    features, tensors = made_up(subject)
     expected = subject.predict(features, split="test")
     session = open_session(content)
     names = [each.name for each in session.get_outputs()]
@@ -110,26 +103,3 @@ def difference(expected: Predictions, found: dict[str, NDArray[np.generic]]) -> 
         if (expected.active_units() != found["action_units"])[clear].any():
             return float("inf")
     return worst
-
-
-def _made_up(subject: Subject) -> tuple[FeatureSet, dict[str, Tensor]]:
-    """Random embeddings of a longer and a shorter video, with gaps between frames and a frame that is missing."""
-    heads = (run.head for run in subject.members.values())
-    seq = max(head.seq if isinstance(head, HeadConfig) else 1 for head in heads)
-    drawn = np.random.default_rng(0)
-    tables = []
-    for video, n in (("longer", max(8, 2 * seq + 3)), ("shorter", max(1, seq // 2))):
-        numbers = np.cumsum(drawn.integers(1, 5, n))
-        columns: dict[str, object] = {name: [None] * n for name in FRAME_SCHEMA}
-        columns |= {"video": [video] * n, "frame": numbers, "split": ["test"] * n}
-        columns["path"] = [f"{video}/{number:05d}.jpg" for number in numbers]
-        tables.append(pl.DataFrame(columns, schema=FRAME_SCHEMA))
-    frames = FrameTable(pl.concat(tables))
-    generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(len(frames), *shape, generator=generator) for name, shape in subject.shapes.items()}
-    usable = {name: np.ones(len(frames), dtype=np.bool_) for name in tensors}
-    missing = list(tensors)[-1]
-    tensors[missing][_MISSING_ROW], usable[missing][_MISSING_ROW] = 0, False
-    loaded = LoadedEmbeddings(tensors)
-    features = FeatureSet(frames, loaded, usable, dict(subject.encoders), torch.device("cpu"), "made up")
-    return features, tensors

@@ -20,7 +20,7 @@ from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
-from heads.tasks import PartName
+from heads.tasks import TASKS, PartName
 
 from .config import FitConfig, check_together
 from .fit import part_points, score_rows, select_score
@@ -66,12 +66,17 @@ class FoldedFit:
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """An epoch of a fold: `fold` of `n_folds`, from 1, and its `epoch` of `n_epochs`."""
+    """An epoch of a fold: `fold` of `n_folds`, from 1, and its `epoch` of `n_epochs`.
+
+    `selected` is the fold's own score after it, by the first of the scores that pick an epoch; NaN where nothing is
+    looked at, or the fold has no labels for it.
+    """
 
     fold: int
     n_folds: int
     epoch: int
     n_epochs: int
+    selected: float = float("nan")
 
 
 def fit_folds(
@@ -131,15 +136,23 @@ def fit_folds_each(
             trainer = Trainer(model, features, training, Parts.of_fold(features, folds, number))
             for epoch in range(1, training.epochs + 1):
                 trainer.train_epoch()
-                if looks or epoch == training.epochs:
-                    epochs[epoch - 1 if looks else 0].add(trainer.judged())
+                judged = trainer.judged() if looks or epoch == training.epochs else None
+                if judged is not None:
+                    epochs[epoch - 1 if looks else 0].add(judged)
                 if on_epoch is not None:
-                    on_epoch(FoldReport(number + 1, n_folds, epoch, training.epochs))
+                    own = _own_score(features, judged, selects[0]) if looks and judged is not None else float("nan")
+                    on_epoch(FoldReport(number + 1, n_folds, epoch, training.epochs, own))
     curve = tuple(part_points(features, each.together(head.joint)) for each in epochs)
     seconds = (time.monotonic() - started) / len(selects)
     return tuple(
         _kept(features, head, training, select, epochs, curve, folds, n_parameters, seconds) for select in selects
     )
+
+
+def _own_score(features: FeatureSet, judged: Predictions, select: str) -> float:
+    points = part_points(features, judged)
+    is_scored = bool(points) if select == "p" else TASKS[select].part in points
+    return select_score(points, select) if is_scored else float("nan")
 
 
 def _kept(

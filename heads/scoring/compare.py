@@ -1,9 +1,24 @@
 """Is one better than the other? Two heads compared on the same videos, each over its seeds.
 
 The intervals of two scores may overlap widely and their difference still be sure: videos that are hard are hard for
-both. So the difference itself is resampled: the same videos are drawn for both sides, and for each side as many of its
-seeds as it has, with replacement; where both have as many, the same ones (a list is compared to a list, its first run
-with the other's first). A side's score is the mean over the seeds drawn.
+both. So the difference itself is resampled, of each side the mean over its seeds: the same videos are drawn for both.
+
+What other seeds would change is added to each resample. Drawing 2 or 3 seeds with replacement, as videos are drawn,
+hardly does that: it finds too small a spread, and does not know how little it knows of it. So the seeds' spread is
+drawn as Student's t has it: its variance as what two samples of their sizes leave open (Welch's degrees of freedom: a
+head that hardly depends on its seed may stand beside one that does), the rest normal. Seeds of two heads are not pairs,
+though their numbers are the same: each side's are independent. What resampling videos shows of the spread already (a
+seed that is better on some videos) is not counted twice. A side of one seed is taken to spread as the other does; with
+one on both sides nothing is known of it, and nothing is added.
+
+So measured, two heads that are the same differ ("stand") in 2 % of comparisons with 2 seeds a side, in 4 % with 3, in
+5 % with 5 where the seed itself is good or bad, and in fewer where it is so by the video; 5 % would be right. The price
+is paid in differences that are there: four of five are found with 2 seeds a side if they are some 11 times the seeds'
+standard deviation, with 3 if 3.5 times, with 5 if twice. Hence `FEW_SEEDS`.
+
+References
+----------
+Welch (1947), Biometrika 34(1-2):28-35.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +40,8 @@ from .predictions import Predictions
 from .scores import combine, combine_samples, missing_parts, part_scores, video_sums
 
 _TIE: Final = 0.5
+FEW_SEEDS: Final = 5
+"""With fewer a side, only great differences stand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +55,7 @@ class PartComparison:
     difference
         ``b - a``.
     low, high
-        The middle 95 % of its resamples; of a single video, which says nothing of others, -inf and inf.
+        The middle 95 % of its resamples; where but one video tells of it, which says nothing of others, -inf and inf.
     probability
         That the difference is real: the share of resamples in which it has the sign that it has here; one of exactly
         0 counts half. Where there is no difference, or but one video, .5. Above .975 the interval leaves 0 out.
@@ -147,18 +164,26 @@ def compare(
     sums = [video_sums(part, truth, run, video, len(names)) for run in runs for part in available]
     samples = resample(sums, n_videos=len(names), n_resamples=n_resamples, seed=seed)
     by_part = {part: np.stack(samples[number :: len(available)]) for number, part in enumerate(available)}
+    of_one = {each.part for each in sums if each.n_telling < 2}
     points = [part_scores(truth, run) for run in runs]
     if reasons:
         reasons["P"] = f"needs all four parts; without {', '.join(part for part in PARTS if part in reasons)}"
-    weights = _seed_weights(len(a), len(b), n_resamples=n_resamples, seed=seed)
 
-    def side(point: Sequence[float], resampled: Float64Array) -> PartComparison:
-        return _compared(np.array(point), resampled, weights, n_a=len(a), of_one_video=len(names) < 2)
+    def both(point: Sequence[float], resampled: Float64Array, *, of_one_video: bool) -> PartComparison:
+        if of_one_video:
+            return _of_one_video(np.array(point), n_a=len(a))
+        return compare_samples(np.array(point), resampled, n_a=len(a), seed=seed)
 
+    whole = None
+    if not reasons:
+        whole = both([combine(each) for each in points], combine_samples(by_part), of_one_video=bool(of_one))
     return Comparison(
-        p=None if reasons else side([combine(each) for each in points], combine_samples(by_part)),
+        p=whole,
         parts={
-            part: side([each[part] for each in points], by_part[part]) if part in by_part else None for part in PARTS
+            part: both([each[part] for each in points], by_part[part], of_one_video=part in of_one)
+            if part in by_part
+            else None
+            for part in PARTS
         },
         reasons=reasons,
         n_frames=len(rows),
@@ -181,8 +206,17 @@ def compare_samples(points: Float64Array, samples: Float64Array, *, n_a: int, se
     seed
         Of the bootstrap over seeds.
     """
-    weights = _seed_weights(n_a, len(points) - n_a, n_resamples=samples.shape[1], seed=seed)
-    return _compared(points, samples, weights, n_a=n_a)
+    score_a, score_b = float(points[:n_a].mean()), float(points[n_a:].mean())
+    difference = score_b - score_a
+    # The noise takes the difference's sign, or sides that change places would get other draws.
+    noise = _seed_noise(points, samples, n_a=n_a, seed=seed) * (1 if difference >= 0 else -1)
+    differences = samples[n_a:].mean(axis=0) - samples[:n_a].mean(axis=0) + noise
+    agrees = np.sign(differences) == np.sign(difference)
+    share = agrees.mean() + _TIE * (differences == 0).mean() if difference else _TIE
+    bounds = interval(differences)
+    return PartComparison(
+        a=score_a, b=score_b, difference=difference, low=bounds.low, high=bounds.high, probability=float(share)
+    )
 
 
 def _common(runs: list[Predictions], *, n_sides: tuple[int, int]) -> tuple[list[Predictions], IntArray]:
@@ -200,28 +234,33 @@ def _common(runs: list[Predictions], *, n_sides: tuple[int, int]) -> tuple[list[
     return [each.take(rows) for each in some], rows
 
 
-def _seed_weights(n_a: int, n_b: int, *, n_resamples: int, seed: int) -> Float64Array:
-    """The share of every run in its side's mean, for each resample, shape (n_a + n_b, n_resamples)."""
+def _of_one_video(points: Float64Array, *, n_a: int) -> PartComparison:
+    """A comparison that says nothing of other videos."""
+    score_a, score_b = float(points[:n_a].mean()), float(points[n_a:].mean())
+    return PartComparison(a=score_a, b=score_b, difference=score_b - score_a, low=-inf, high=inf, probability=_TIE)
+
+
+def _seed_noise(points: Float64Array, samples: Float64Array, *, n_a: int, seed: int) -> Float64Array:
+    """What other seeds would add to the difference of the means, a draw a resample: shape (n_resamples,)."""
+    n = np.array([n_a, len(points) - n_a])
+    sides = (slice(None, n_a), slice(n_a, None))
+    several = [_seed_variances(points[side], samples[side]) for side in sides if len(points[side]) > 1]
+    if not several:
+        return np.zeros(samples.shape[1])
+    # A side of one seed borrows the other's variance, which leaves as much open as the other's seeds do.
+    variances = np.stack([several[0], several[-1]]) / n[:, None]
+    seen, by_video = variances.sum(axis=0)
+    if seen <= 0:
+        return np.zeros(samples.shape[1])
+    free = seen**2 / (variances[:, 0] ** 2 / (n - 1)).sum() if len(several) == 2 else n.max() - 1
     # A stream of its own: drawing seeds must not change which videos are drawn.
     rng = np.random.default_rng([seed, 1])
-    drawn_a = rng.multinomial(n_a, np.full(n_a, 1 / n_a), size=n_resamples).T / n_a
-    drawn_b = drawn_a if n_a == n_b else rng.multinomial(n_b, np.full(n_b, 1 / n_b), size=n_resamples).T / n_b
-    return np.concatenate([drawn_a, drawn_b])
+    drawn = seen * free / rng.chisquare(free, samples.shape[1])
+    noise: Float64Array = np.sqrt(np.maximum(drawn - by_video, 0)) * rng.normal(size=samples.shape[1])
+    return noise
 
 
-def _compared(
-    points: Float64Array, samples: Float64Array, weights: Float64Array, *, n_a: int, of_one_video: bool = False
-) -> PartComparison:
-    """One score's comparison; points (n_runs,), samples and weights (n_runs, n_resamples), side a's runs first."""
-    weighted = samples * weights
-    differences = weighted[n_a:].sum(axis=0) - weighted[:n_a].sum(axis=0)
-    score_a, score_b = float(points[:n_a].mean()), float(points[n_a:].mean())
-    difference = score_b - score_a
-    if of_one_video:
-        return PartComparison(a=score_a, b=score_b, difference=difference, low=-inf, high=inf, probability=_TIE)
-    agrees = np.sign(differences) == np.sign(difference)
-    share = agrees.mean() + _TIE * (differences == 0).mean() if difference else _TIE
-    bounds = interval(differences)
-    return PartComparison(
-        a=score_a, b=score_b, difference=difference, low=bounds.low, high=bounds.high, probability=float(share)
-    )
+def _seed_variances(points: Float64Array, samples: Float64Array) -> Float64Array:
+    """Of one side's runs, shape (2,): the variance of their scores, and the part of it that differs by the video."""
+    apart = samples - samples.mean(axis=0)
+    return np.array([points.var(ddof=1), apart.var(axis=1).sum() / (len(points) - 1)])

@@ -48,6 +48,14 @@ class VideoSums:
     part: PartName
     sums: Float64Array
 
+    @property
+    def n_telling(self) -> int:
+        """How many videos change the score: with labelled rows, and of an F1 with one that is or is taken for active.
+
+        With fewer than two of them resamples say nothing of other videos: there is no interval.
+        """
+        return int(self.sums.reshape(len(self.sums), -1).any(axis=1).sum())
+
     def score(self, totals: Float64Array) -> Float64Array:
         """The part's score from summed statistics, shape (..., *sums.shape[1:]) -> (...)."""
         if self.part in ("ccc_valence", "ccc_arousal"):

@@ -2,8 +2,8 @@
 
 P = (CCC_V + CCC_A) / 2 + macro F1 of the eight expressions + mean F1 of the twelve action units (ABAW multi-task
 challenge), each pooled over the valid rows of the split. Beside each stand a 95 % interval by resampling videos
-(intervals.py) and the trivial reference on the same rows: every action unit active; the TRAIN split's most
-frequent expression; constant valence and arousal, whose CCC is 0.
+(intervals.py), if there are two or more, and the trivial reference on the same rows: every action unit active; the
+TRAIN split's most frequent expression; constant valence and arousal, whose CCC is 0.
 """
 
 from collections.abc import Mapping
@@ -36,11 +36,22 @@ _TASK_OF: Final[Mapping[PartName, Task]] = {task.part: task for task in TASKS.va
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartScore:
-    """One score, its 95 % interval, and the trivial reference on the same rows."""
+    """One score, its 95 % interval, and the trivial reference on the same rows.
+
+    Attributes
+    ----------
+    score
+        Of all rows.
+    low, high
+        The middle 95 % of its resamples; None where fewer than two videos tell of it, which say nothing of others. P
+        has an interval if all its parts do.
+    trivial
+        What knowing nothing scores.
+    """
 
     score: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     trivial: float
 
     def as_dict(self) -> dict[str, JsonValue]:
@@ -140,14 +151,19 @@ def score(
     samples = bootstrap(sums, n_videos=n_videos, n_resamples=n_resamples, seed=seed) if sums else {}
     points = part_scores(truth, kept)
     trivial = trivial_scores(targets, rows, train_rows=train_rows)
+    telling = {each.part: each.n_telling for each in sums}
     parts = {
-        part: _part_score(points[part], samples[part], trivial[part]) if part in samples else None for part in PARTS
+        part: _part_score(points[part], samples[part], trivial[part], n_videos=telling[part])
+        if part in samples
+        else None
+        for part in PARTS
     }
     if reasons:
         whole = None
         reasons["P"] = f"needs all four parts; without {', '.join(part for part in PARTS if part in reasons)}"
     else:
-        whole = _part_score(combine(points), combine_samples(samples), combine(trivial))
+        least = min(telling.values())
+        whole = _part_score(combine(points), combine_samples(samples), combine(trivial), n_videos=least)
     return Scores(
         p=whole,
         parts=parts,
@@ -272,7 +288,9 @@ def _within_video(
     return result
 
 
-def _part_score(point: float, samples: Float64Array, trivial: float) -> PartScore:
+def _part_score(point: float, samples: Float64Array, trivial: float, *, n_videos: int) -> PartScore:
+    if n_videos < 2:  # all resamples are the same one: of no width, which is no certainty
+        return PartScore(score=point, low=None, high=None, trivial=trivial)
     bounds = interval(samples)
     return PartScore(score=point, low=bounds.low, high=bounds.high, trivial=trivial)
 

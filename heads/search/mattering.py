@@ -1,15 +1,22 @@
-"""Which choices mattered: how much of the scores' variance each explains, and the median score of each of its values.
+"""Which choices mattered: how much of the scores' variance each predicts, and the median score of each of its values.
 
 Trials choose conditionally (S only where there is a temporal module), and optuna's evaluators look at what all trials
 have. So each trial is put in the same columns first, S = 1 standing for no window, weight 0 for a task that is not
 joined. The share is fANOVA's: of the variance of a random forest's predictions, by single choices, not by combinations
 (Hutter, Hoos and Leyton-Brown, 2014, "An Efficient Approach for Assessing Hyperparameter Importance").
+
+A forest explains the trials that it was grown on whatever they are: of pure noise, too, fANOVA gives every choice a
+share. So shares are of what it predicts of trials that a tree has not seen (out of bag), which of noise is nothing, and
+a choice counts only if its share is larger than that of any column without a meaning: to each choice the forest is
+given a copy in another order (Kursa and Rudnicki, 2010, "Feature Selection with the Boruta Package").
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from heads.tasks import TASKS
 
@@ -19,11 +26,13 @@ from .study import FinishedTrial
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-MIN_TRIALS: Final = 8
-"""Complete ones; from fewer nothing is told."""
+MIN_TRIALS: Final = 20
+"""Complete ones; from fewer nothing is told: there are some fifteen choices."""
 
 Value = str | float
 _N_LISTED: Final = 5
+_N_TREES: Final = 200
+_N_FANOVA_TREES: Final = 32  # optuna's 64 take ten seconds for 200 trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +44,8 @@ class Choice:
     name
         Such as ``"temporal"`` or ``"fuse au"``.
     importance
-        In [0, 1]; all choices' together are 1.
+        Share of the variance of the scores, in [0, 1], that the choice alone predicts; all choices' together are at
+        most 1. 0 if it is no more than chance gives.
     medians
         Value -> median score of the complete trials with it, and how many they are; the best first.
     """
@@ -88,15 +98,43 @@ def _columns(candidate: Candidate, space: Space) -> dict[str, Value]:
 
 
 def _importances(columns: dict[str, list[Value]], scores: Sequence[float], seed: int) -> dict[str, float]:
+    """What of the scores' variance each choice predicts; 0 where it is no more than a choice without a meaning does."""
+    predicted = _predicted(columns, scores, seed)
+    if predicted <= 0:
+        return dict.fromkeys(columns, 0.0)
+    rng = np.random.default_rng(seed)
+    shuffled = {
+        f"{name}, shuffled": [values[each] for each in rng.permutation(len(values))] for name, values in columns.items()
+    }
+    shares = _shares(columns | shuffled, scores, seed)
+    chance = max(shares[name] for name in shuffled)
+    return {name: predicted * shares[name] if shares[name] > chance else 0.0 for name in columns}
+
+
+def _predicted(columns: Mapping[str, Sequence[Value]], scores: Sequence[float], seed: int) -> float:
+    """R2 of a random forest out of bag; 0 or less: it predicts nothing."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    encoded: list[list[float]] = []
+    for values in columns.values():
+        kinds = sorted({value for value in values if isinstance(value, str)})
+        encoded += [[float(value == kind) for value in values] for kind in kinds] or [[float(each) for each in values]]
+    forest = RandomForestRegressor(n_estimators=_N_TREES, oob_score=True, random_state=seed)
+    return float(forest.fit(np.array(encoded, dtype=np.float64).T, np.array(scores)).oob_score_)
+
+
+def _shares(columns: Mapping[str, Sequence[Value]], scores: Sequence[float], seed: int) -> dict[str, float]:
+    """Of the variance of a forest's predictions, before anything is normalised."""
     import optuna
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator
 
     study = optuna.create_study(direction="maximize")
     distributions = {name: _distribution(values) for name, values in columns.items()}
-    for number, score in enumerate(scores):
-        params = {name: values[number] for name, values in columns.items()}
+    for row, score in enumerate(scores):
+        params = {name: values[row] for name, values in columns.items()}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=score))
-    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+    shares = FanovaImportanceEvaluator(n_trees=_N_FANOVA_TREES, seed=seed).evaluate(study)
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _distribution(values: Sequence[Value]) -> "BaseDistribution":

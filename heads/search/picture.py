@@ -21,10 +21,17 @@ _PALE: Final = "#888888"
 _GRID: Final = "#e6e6e6"
 _N_CHOICES: Final = 10
 _N_VALUES: Final = 4
+_LEAST_PLACES: Final = 5
+_TOO_FEW: Final = f"told from {MIN_TRIALS} complete trials on, if they differ"
 
 
 def draw_search(trials: Sequence[FinishedTrial], space: Space, path: Path, *, title: str) -> None:
-    """Draw finished trials into a PNG.
+    """Draw finished trials into a PNG; as `search_figure`."""
+    search_figure(trials, space, title=title).savefig(path, dpi=130)
+
+
+def search_figure(trials: Sequence[FinishedTrial], space: Space, *, title: str) -> Figure:
+    """Finished trials as a figure.
 
     Parameters
     ----------
@@ -32,8 +39,6 @@ def draw_search(trials: Sequence[FinishedTrial], space: Space, path: Path, *, ti
         As they began; at least one is complete.
     space
         That they were chosen from.
-    path
-        The file.
     title
         Above both.
     """
@@ -42,21 +47,21 @@ def draw_search(trials: Sequence[FinishedTrial], space: Space, path: Path, *, ti
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     _draw_progress(left, trials)
-    _draw_choices(right, choices(trials, space)[:_N_CHOICES])
+    _draw_choices(right, choices(trials, space))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
     figure.suptitle(title, fontsize=11, color=_INK)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _draw_progress(axes: Axes, trials: Sequence[FinishedTrial]) -> None:
-    complete = [(number, each.outcome.score) for number, each in enumerate(trials, 1) if each.state == "complete"]
-    others = [number for number, each in enumerate(trials, 1) if each.state != "complete"]
+    complete = [(each.number, each.outcome.score) for each in trials if each.state == "complete"]
+    others = [each.number for each in trials if each.state != "complete"]
     numbers, scores = [number for number, _ in complete], [score for _, score in complete]
     axes.scatter(numbers, scores, s=18, color=_BLUE, alpha=0.45, linewidths=0)
     best = [max(scores[: place + 1]) for place in range(len(scores))]
-    axes.step([*numbers, len(trials)], [*best, best[-1]], where="post", color=_BLUE, linewidth=1.8)
+    axes.step([*numbers, trials[-1].number], [*best, best[-1]], where="post", color=_BLUE, linewidth=1.8)
     # The poorest would press the rest together: what counts is how the best ones differ.
     low, high = sorted(scores)[len(scores) // 10], max(scores)
     margin = max(0.02, 0.08 * (high - low))
@@ -69,16 +74,16 @@ def _draw_progress(axes: Axes, trials: Sequence[FinishedTrial]) -> None:
     axes.set_title("score of each trial, and the best so far", loc="left", fontsize=10, color=_INK)
     remarks = [f"x: pruned or failed, {len(others)}"] if others else []
     remarks += [f"below the picture: {n_below}"] if n_below else []
-    axes.set_xlabel("finished trials" + (f"   ({'; '.join(remarks)})" if remarks else ""))
+    axes.set_xlabel("trial" + (f"   ({'; '.join(remarks)})" if remarks else ""))
     winner = best_of(trials)
     if winner is not None:
         _tell_winner(axes, trials, winner)
 
 
 def _tell_winner(axes: Axes, trials: Sequence[FinishedTrial], winner: FinishedTrial) -> None:
-    place, score = trials.index(winner) + 1, winner.outcome.score
+    place, score = winner.number, winner.outcome.score
     axes.scatter([place], [score], s=44, color=_ORANGE, zorder=3)
-    is_left = place < len(trials) / 2
+    is_left = place < trials[-1].number / 2
     axes.annotate(
         f"trial {winner.number}: {score:.4f}",
         (place, score),
@@ -101,23 +106,28 @@ def _tell_winner(axes: Axes, trials: Sequence[FinishedTrial], winner: FinishedTr
 
 def _draw_choices(axes: Axes, found: Sequence[Choice]) -> None:
     axes.set_title("what mattered, and the median score of each choice", loc="left", fontsize=10, color=_INK)
-    if not found:
+    shown = [choice for choice in found if choice.importance > 0][:_N_CHOICES]
+    if not shown:
         axes.set_axis_off()
-        text = f"told from {MIN_TRIALS} complete trials on, if they differ"
+        text = "no choice tells the scores apart better than chance" if found else _TOO_FEW
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_PALE, fontsize=9)
         return
-    places = list(range(len(found)))[::-1]
-    widest = max(0.05, 1.05 * max(choice.importance for choice in found))
-    axes.barh(places, [choice.importance for choice in found], height=0.34, color=_BLUE)
-    for place, choice in zip(places, found, strict=True):
-        shown = [f"{label}: {score:.3f} ({n})" for label, score, n in choice.medians[:_N_VALUES]]
-        more = len(choice.medians) - len(shown)
-        text = "   ".join([*shown, *([f"and {more} more"] if more else [])])
+    places = list(range(len(shown)))[::-1]
+    widest = max(0.05, 1.05 * max(choice.importance for choice in shown))
+    axes.barh(places, [choice.importance for choice in shown], height=0.34, color=_BLUE)
+    for place, choice in zip(places, shown, strict=True):
+        values = [f"{label}: {score:.3f} ({n})" for label, score, n in choice.medians[:_N_VALUES]]
+        more = len(choice.medians) - len(values)
+        text = "   ".join([*values, *([f"and {more} more"] if more else [])])
         axes.text(0.004 * widest, place - 0.22, text, fontsize=7.5, color=_INK, va="top", ha="left")
-    axes.set_yticks(places, [choice.name for choice in found], fontsize=9)
-    axes.set_ylim(-0.75, len(found) - 0.5)
+    axes.set_yticks(places, [choice.name for choice in shown], fontsize=9)
+    # Bars keep their height however few there are.
+    axes.set_ylim(min(-0.75, len(shown) - _LEAST_PLACES), len(shown) - 0.5)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))  # with as many decimals as the ticks need
     axes.set_xlim(0, widest)
-    axes.set_xlabel("share of the scores' variance; (n): trials")
+    n_left = sum(choice.importance == 0 for choice in found)
+    left = f"; not shown: {n_left}, no better than chance" if n_left else ""
+    axes.set_xlabel(f"share of the scores' variance that the choice alone predicts\n(n): trials{left}")
     axes.grid(axis="x", color=_GRID, linewidth=0.8)

@@ -11,6 +11,7 @@ from heads.recipes.recipe import Recipe
 from heads.recipes.told import Need
 from heads.tasks import TASKS
 
+from .config import SearchConfig
 from .space import Space, strategy
 from .study import FinishedTrial
 
@@ -52,8 +53,8 @@ def trial_table(trials: Sequence[FinishedTrial]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={**numbers, "error": pl.String}, infer_schema_length=None)
 
 
-def winner_recipe(best: FinishedTrial, space: Space, *, name: str, told: str, is_honest: bool) -> Recipe:
-    """The best trial as a recipe.
+def winner_recipe(best: FinishedTrial, space: Space, config: SearchConfig, *, name: str, n_trials: int) -> Recipe:
+    """The best trial as a recipe; where val had no part in the search it has none in the recipe, and the epoch is told.
 
     Parameters
     ----------
@@ -61,20 +62,25 @@ def winner_recipe(best: FinishedTrial, space: Space, *, name: str, told: str, is
         A complete trial.
     space
         That it was chosen from.
+    config
+        How it was judged.
     name
         Of the search.
-    told
-        What its score was selected on.
-    is_honest
-        Whether val had no part in the search: then the recipe has none for it either, and keeps the epoch found.
+    n_trials
+        That it is the best of.
     """
     candidate, score = best.candidate, best.outcome.score
     training = candidate.training
-    if is_honest:
+    if config.is_honest:
         training = replace(training, epochs=best.outcome.epoch, select_on="last", patience=None)
     tasks = tuple(TASKS) if space.task == "p" else (space.task,)
     title = "the four tasks" if space.task == "p" else TASKS[space.task].title
-    seen = "val had no part in it" if is_honest else "the score on val is optimistic: it was selected there"
+    seen = "val had no part in it" if config.is_honest else "the score on val is optimistic: it was selected there"
+    named = ", ".join(map(str, config.seeds))
+    notes = (
+        f"Trial {best.number}: {score:.4f}, selected on {config.selected_on}, of {n_trials} trials; {seen}.",
+        f"Fitted with seed {named}." if len(config.seeds) == 1 else f"The score is the mean of seeds {named}.",
+    )
     return Recipe(
         name=name,
         title=f"found by a search for {title}",
@@ -83,5 +89,5 @@ def winner_recipe(best: FinishedTrial, space: Space, *, name: str, told: str, is
             encoder: Need(what=f"{encoder}, as in the store that was searched", dim=space.widths[encoder])
             for encoder in candidate.head.encoders
         },
-        notes=(f"Trial {best.number}: {score:.4f}, selected on {told}; {seen}.",),
+        notes=notes,
     )

@@ -3,7 +3,7 @@
     searches/<name>/
         search.json     what is searched for, how it is judged, and on which data: asked again before it goes on
         journal.log     every trial, as it comes (optuna's format)
-        trials.csv      every finished trial, a choice a column
+        trials.csv      every finished trial, a choice a column; this and the recipe also while it runs
         recipe.toml     the best one, for `abaw fit-heads --recipe`
         search.png      how the best score rose, and which choices mattered
         result.json     the best one's scores on val
@@ -13,92 +13,39 @@ so wherever it is printed. Selected on folds of train, val had no part in it, an
 computed once, is honest.
 """
 
-import json
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import JsonValue
-
 from featurestore.atomic import replace_file
-from featurestore.errors import ConfigError, FileExistsAlreadyError
+from featurestore.errors import ConfigError
 from heads.checking import raise_all
 from heads.features.featureset import FeatureSet
-from heads.fitting.config import FitConfig
-from heads.fitting.fit import fit
 from heads.fitting.workers import ONE, Parallel, run_jobs
 from heads.recipes.names import name_mistakes
 from heads.recipes.tomlfile import write_recipe
 from heads.scoring.scores import Scores
 
 from .budget import Budget
+from .claiming import claimed
+from .config import SearchConfig
+from .judging import check_judge, judge
 from .picture import draw_search
 from .reporting import best_of, trial_table, winner_recipe
-from .space import Candidate, Space
-from .study import FinishedTrial, SearchStudy, open_study
+from .space import Space
+from .study import FinishedTrial, SearchStudy, need_optuna, open_study
 from .trials import Outcome, TrialJob
 
-FORMAT: Final = 1
-"""Of the folder; raised when a change to the space or to fitting makes old trials incomparable."""
-
-SEARCH_FILE: Final = "search.json"
 TRIALS_FILE: Final = "trials.csv"
 RECIPE_FILE: Final = "recipe.toml"
 FIGURE_FILE: Final = "search.png"
-RESULT_FILE: Final = "result.json"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchConfig:
-    """What is searched for, and how it is judged.
-
-    Attributes
-    ----------
-    task
-        ``"au"``, ``"expr"``, ``"v"``, ``"a"``, or ``"p"``: all four together.
-    training
-        Of every trial, but for what is searched for.
-    seeds
-        Of the fits; a trial's score is the mean over them.
-    n_folds
-        Folds of train that select; None: val does.
-    seed
-        Of the proposals.
-
-    Raises
-    ------
-    ConfigError
-        If seeds repeat or are none, or there are fewer than two folds.
-    """
-
-    task: str
-    training: FitConfig
-    seeds: tuple[int, ...] = (1,)
-    n_folds: int | None = None
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"Each seed makes one fit, got {self.seeds}. Name at least one, and each once.")
-        if self.n_folds is not None and self.n_folds < 2:
-            raise ConfigError(f"folds must be at least 2, got {self.n_folds}.")
-
-    def describe(self, features: FeatureSet) -> dict[str, JsonValue]:
-        """What makes trials comparable, for JSON."""
-        training = {name: value for name, value in self.training.to_dict().items() if name not in ("device", "select")}
-        return {
-            "format": FORMAT,
-            "task": self.task,
-            "seeds": list(self.seeds),
-            "n_folds": self.n_folds,
-            "seed": self.seed,
-            "training": training,
-            "encoders": {name: features.fingerprints[name] for name in features.names},
-            "frames": features.frames.fingerprint,
-            "labels": features.labels_digest,
-        }
+N_HOPELESS: Final = 10
+"""Failed trials of a run after which it ends, if none is complete."""
+_SAVE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +85,8 @@ class SearchResult:
     selected_on
         ``"val"``, or ``"train, out of 5 folds"``: where `best` scored that.
     scores
-        Of val, by a fit of `best` with the first seed; selected there if `selected_on` says so.
+        Of val, by a fit of `best` with the first seed; selected there if `selected_on` says so. None if val has no
+        labels, which what folds select does not need.
     spent_s
         Time of all runs of the search.
     """
@@ -147,7 +95,7 @@ class SearchResult:
     trials: tuple[FinishedTrial, ...]
     best: FinishedTrial
     selected_on: str
-    scores: Scores
+    scores: Scores | None
     spent_s: float
 
 
@@ -185,22 +133,28 @@ def search(
     ------
     ConfigError
         If optuna is missing, the folder's name cannot name a recipe, another process runs this search, the store has
-        no labels of the task, or no choice that was tried can be fitted.
+        no labels of the task, too few clips for the folds, or no choice that was tried can be fitted.
     FileExistsAlreadyError
-        If the folder holds another search.
+        If the folder holds another search, or something else.
+    StoreError
+        If the journal of the search is damaged.
     """
     raise_all("search", name_mistakes("name", folder.name))
+    need_optuna()
     space = Space.of(features, config.task, config.training)
-    _claim(folder, config.describe(features))
-    with open_study(folder, space, seed=config.seed) as study:
-        run = _Run(study, config, budget, on_trial)
+    check_judge(features, config)  # before the folder is claimed: what is refused leaves nothing behind
+    with (
+        claimed(folder, config.describe(features)),
+        open_study(folder, space, seed=config.seed) as study,
+    ):
+        written = _Written(folder, space, config)
+        run = _Run(study, config, budget, written, on_trial)
         try:
             run_jobs(features, run.jobs(), parallel=parallel, on_done=run.done, on_ask=run.ask)
         finally:
             study.spend(run.seconds, at_once=True)
             trials = study.finished()
-            if any(trial.state == "complete" for trial in trials):
-                _write(folder, trials, space, config, features)
+            written.finish(trials)
         best = best_of(trials)
         if best is None:
             reasons = "; ".join(sorted({trial.outcome.error for trial in trials})) or "none was finished"
@@ -209,15 +163,10 @@ def search(
             folder=folder,
             trials=tuple(trials),
             best=best,
-            selected_on=selected_on(config),
-            scores=_judge(folder, features, config, best),
+            selected_on=config.selected_on,
+            scores=judge(folder, features, config, best),
             spent_s=run.spent_s,
         )
-
-
-def selected_on(config: SearchConfig) -> str:
-    """What picked the best trial, for people."""
-    return "val" if config.n_folds is None else f"train, out of {config.n_folds} folds"
 
 
 class _Run:
@@ -228,12 +177,15 @@ class _Run:
         study: SearchStudy,
         config: SearchConfig,
         budget: Budget,
+        written: "_Written",
         on_trial: Callable[[SearchProgress], None] | None,
     ) -> None:
-        self._study, self._config, self._budget, self._on_trial = study, config, budget, on_trial
+        self._study, self._config, self._budget = study, config, budget
+        self._written, self._on_trial = written, on_trial
         self._started = time.monotonic()
         self._numbers: list[int] = []  # of the trials, in the order in which they were taken
         self._cut: set[int] = set()
+        self._n_failed = 0  # in this run: what hindered an earlier one may be mended
 
     @property
     def seconds(self) -> float:
@@ -245,6 +197,8 @@ class _Run:
 
     def jobs(self) -> Iterator[TrialJob]:
         while not self._budget.is_spent(seconds=self.spent_s, trials=self._study.n_finished + self._study.n_running):
+            if self._n_failed >= N_HOPELESS and not self._study.has_result:
+                return
             number, candidate = self._study.propose()
             self._numbers.append(number)
             yield TrialJob(
@@ -266,8 +220,10 @@ class _Run:
         trial = self._numbers[number]
         self._study.finish(trial, outcome, is_cut=trial in self._cut)
         self._study.spend(self.seconds, at_once=True)
+        self._n_failed += bool(outcome.error)
+        trials = self._study.finished()
+        self._written.update(trials)
         if self._on_trial is not None:
-            trials = self._study.finished()
             best = best_of(trials)
             progress = SearchProgress(
                 trial=next((each for each in trials if each.number == trial), None),
@@ -278,70 +234,33 @@ class _Run:
             self._on_trial(progress)
 
 
-def _claim(folder: Path, description: dict[str, JsonValue]) -> None:
-    """Make the folder, or make sure that it holds this very search."""
-    path = folder / SEARCH_FILE
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsAlreadyError(
-                f"A search is written to a folder of its own, but {folder} holds something else. Choose another --name."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(path, description)
-        return
-    try:
-        found: dict[str, JsonValue] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise FileExistsAlreadyError(
-            f"A search's settings were expected, but they cannot be read: {error} (file: {path}). "
-            "Move the folder away, or choose another --name."
-        ) from error
-    changed = sorted(name for name in {*found, *description} if found.get(name) != description.get(name))
-    if changed:
-        told = ", ".join(
-            f"{name} was {_short(found.get(name))}, is {_short(description.get(name))}" for name in changed
-        )
-        raise FileExistsAlreadyError(
-            f"Trials of one search are compared, so all of them need the same settings and data; but {told} "
-            f"(search: {folder}). Choose another --name, or move the folder away."
-        )
+class _Written:
+    """The files of a search but its journal, as far as its trials are finished."""
 
+    def __init__(self, folder: Path, space: Space, config: SearchConfig) -> None:
+        self._folder, self._space, self._config = folder, space, config
+        self._saved = -math.inf
 
-def _short(value: JsonValue) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    def update(self, trials: list[FinishedTrial]) -> None:
+        """After each trial: whoever looks, or kills the search, has the table and the recipe so far."""
+        if time.monotonic() - self._saved >= _SAVE_S:
+            self._tables(trials)
+            self._saved = time.monotonic()
 
+    def finish(self, trials: list[FinishedTrial]) -> None:
+        """At the end, with the picture, which takes seconds."""
+        self._tables(trials)
+        if best_of(trials) is not None:
+            title = f"search for {self._config.task}, selected on {self._config.selected_on}"
+            with replace_file(self._folder / FIGURE_FILE) as partial:
+                draw_search(trials, self._space, partial, title=title)
 
-def _write(folder: Path, trials: list[FinishedTrial], space: Space, config: SearchConfig, features: FeatureSet) -> None:
-    with replace_file(folder / TRIALS_FILE) as partial:
-        trial_table(trials).write_csv(partial)
-    best = best_of(trials)
-    if best is not None:
-        told = f"{selected_on(config)}, of {len(trials)} trials"
-        recipe = winner_recipe(best, space, name=folder.name, told=told, is_honest=config.n_folds is not None)
-        write_recipe(folder / RECIPE_FILE, recipe)
-    with replace_file(folder / FIGURE_FILE) as partial:
-        draw_search(trials, space, partial, title=f"search for {config.task}, selected on {selected_on(config)}")
-
-
-def _judge(folder: Path, features: FeatureSet, config: SearchConfig, best: FinishedTrial) -> Scores:
-    """The best trial's scores on val; honest if folds selected it, since nothing of its fit then looks at val."""
-    candidate: Candidate = best.candidate
-    training = replace(candidate.training, seed=config.seeds[0])
-    if config.n_folds is not None:
-        training = replace(training, epochs=best.outcome.epoch, select_on="last")
-    fitted = fit(features, candidate.head, training)
-    told: dict[str, JsonValue] = {
-        "trial": best.number,
-        "score": best.outcome.score,
-        "selected_on": selected_on(config),
-        "val": fitted.scores.as_dict(),
-        "val_is_honest": config.n_folds is not None,
-    }
-    _write_json(folder / RESULT_FILE, told)
-    return fitted.scores
-
-
-def _write_json(path: Path, values: dict[str, JsonValue]) -> None:
-    with replace_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    def _tables(self, trials: list[FinishedTrial]) -> None:
+        if not trials:
+            return
+        with replace_file(self._folder / TRIALS_FILE) as partial:
+            trial_table(trials).write_csv(partial)
+        best = best_of(trials)
+        if best is not None:
+            recipe = winner_recipe(best, self._space, self._config, name=self._folder.name, n_trials=len(trials))
+            write_recipe(self._folder / RECIPE_FILE, recipe)

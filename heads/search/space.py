@@ -25,6 +25,8 @@ FUSIONS: Final = ("sum", "concat", "affine", "gated", "residual", "attention")
 ANY_WIDTH: Final = FUSIONS[1:]
 """Fusions of embeddings that differ in width."""
 TEMPORALS: Final = ("none", "lstm", "gru", "bigru", "transformer", "tcn")
+ATTENTION_HEADS: Final = (4, 3, 2, 1)
+"""The first that divides the width is taken: scores of 15 or 10 columns are embeddings, too."""
 LENGTHS: Final = (5, 10, 20, 30, 50)
 """S."""
 STEPS: Final = (1.0, 0.75, 0.5)
@@ -60,7 +62,7 @@ class Space:
     task
         A task, or ``"p"``: all four together.
     widths
-        Encoder -> D, of those that may be read.
+        Encoder -> D, of those that may be read, by name: proposals do not depend on the order in which they were named.
     joinable
         Tasks that may be joined to it.
     training
@@ -101,7 +103,7 @@ class Space:
             )
         return cls(
             task=task,
-            widths={name: shape[0] for name, shape in shapes.items()},
+            widths={name: shapes[name][0] for name in sorted(shapes)},
             joinable=tuple(name for name in labelled if name != task and task != "p"),
             training=replace(training, select=task),
         )
@@ -127,6 +129,8 @@ class Space:
             width=self.widths[base] if fusion == "concat" else None,
             joint=tuple(TASKS) if self.task == "p" else (self.task, *more),
             temporal=temporal,
+            # Whatever is fused is as wide as the base.
+            attention_heads=next(heads for heads in ATTENTION_HEADS if self.widths[base] % heads == 0),
             seq=seq,
             window=max(1, round(share * seq)),
         )
@@ -160,7 +164,7 @@ class Space:
         return [linear, paper]
 
     def _general(self) -> str:
-        """The encoder that knows no task, if it goes by its usual name; else the first one."""
+        """The encoder that knows no task, if it goes by its usual name; else the first by name."""
         return "mae" if "mae" in self.widths else next(iter(self.widths))
 
 

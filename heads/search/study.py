@@ -5,10 +5,9 @@ proposal. So a search that was killed proposes again what it had under way, and 
 uninterrupted one does (where several trials run at once, as far as they finish in the same order).
 
 A kill may leave the journal with half a line and with optuna's lock. Both are removed before it is opened; that nobody
-else has it open is made sure by a lock of the system, which a killed process does not keep.
+else has it open is made sure before (see claiming.py).
 """
 
-import fcntl
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from featurestore.errors import ConfigError
+from featurestore.errors import ConfigError, StoreError
 
 from .space import Candidate, Space
 from .trials import Outcome
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from optuna.samplers import BaseSampler
+    from optuna.storages import JournalStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -176,32 +176,24 @@ class SearchStudy:
 
 @contextmanager
 def open_study(folder: Path, space: Space, *, seed: int) -> Iterator[SearchStudy]:
-    """The study of a search's folder, this process's alone until the body ends.
+    """The study of a search's folder, which is this process's alone (see `claimed`).
 
     Raises
     ------
     ConfigError
-        If optuna is not installed, or another process has it open.
+        If optuna is not installed.
+    StoreError
+        If its journal is damaged.
     """
     optuna = need_optuna()
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"A search is run by one process, but another is at this one ({folder}). Wait for it, or give this "
-                "one another --name; --parallel runs several trials at once."
-            ) from error
-        journal = folder / JOURNAL_FILE
-        _mend(journal)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
         with warnings.catch_warnings():
-            # Optuna calls what it has had for years experimental.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            verbosity = optuna.logging.get_verbosity()
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            try:
+            with _readable(folder / JOURNAL_FILE) as storage:
                 study = optuna.create_study(
-                    storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal))),
+                    storage=storage,
                     pruner=optuna.pruners.PercentilePruner(
                         PRUNED_BELOW, n_startup_trials=_N_UNPRUNED, n_warmup_steps=_N_WARMUP
                     ),
@@ -209,9 +201,46 @@ def open_study(folder: Path, space: Space, *, seed: int) -> Iterator[SearchStudy
                     direction="maximize",
                     load_if_exists=True,
                 )
-                yield SearchStudy(study, space, seed=seed)
-            finally:
-                optuna.logging.set_verbosity(verbosity)
+            yield SearchStudy(study, space, seed=seed)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def has_complete(folder: Path) -> bool:
+    """Whether a folder that is this process's alone holds a complete trial; nothing is written.
+
+    Raises
+    ------
+    ConfigError, StoreError
+        As of `open_study`.
+    """
+    journal = folder / JOURNAL_FILE
+    if not journal.exists():
+        return False
+    with _readable(journal) as storage:
+        studies = [each._study_id for each in storage.get_all_studies()]
+        trials = [trial for study in studies for trial in storage.get_all_trials(study, deepcopy=False)]
+    return any(trial.state.name == "COMPLETE" for trial in trials)
+
+
+@contextmanager
+def _readable(journal: Path) -> Iterator["JournalStorage"]:
+    """The journal as optuna's storage, while it is read for the first time."""
+    optuna = need_optuna()
+    from optuna.storages.journal import JournalFileBackend
+
+    _mend(journal)
+    try:
+        with warnings.catch_warnings():
+            # Optuna calls what it has had for years experimental.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    # What optuna's replay of lines that are none, or not its own, ends in.
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StoreError(
+            f"A search's journal was expected, but it cannot be read: {type(error).__name__}: {error} (file: "
+            f"{journal}). Bring it back from a copy, or move the folder away and search anew."
+        ) from error
 
 
 def need_optuna() -> "ModuleType":

@@ -1,20 +1,20 @@
 """One trial: a choice fitted, with every seed, by val or by folds of train."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Final
 
 import torch
 
-from featurestore.errors import PrecisionError
+from featurestore.errors import ConfigError, PrecisionError, ShapeError
 from heads.features.featureset import FeatureSet
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import fit, select_score
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import FoldReport, fit_folds
-from heads.fitting.parts import Parts
 from heads.fitting.workers import Ask
 
 from .space import Candidate
@@ -96,8 +96,8 @@ class TrialJob:
                 found.append(self._fit(features, seed, [score for score, _, _ in found], ask))
         except _EndedError:
             outcome = Outcome(ended=True)
-        # A rate at which the loss explodes, or a head that the device cannot hold, is an answer, too.
-        except (PrecisionError, torch.OutOfMemoryError) as error:
+        # A loss that explodes, or a head that cannot be made, or held by the device, is an answer, too.
+        except (ConfigError, ShapeError, PrecisionError, torch.OutOfMemoryError) as error:
             outcome = Outcome(error=str(error).partition("\n")[0] or type(error).__name__)
         return replace(
             outcome,
@@ -113,29 +113,20 @@ class TrialJob:
         n_before = training.epochs * len(before)
         best = -float("inf")
 
-        def on_epoch(report: EpochReport) -> None:
+        def on_epoch(report: EpochReport | FoldReport) -> None:
             nonlocal best
-            best = max(best, report.selected)
-            _go_on(ask, n_before + report.epoch, fmean([*before, best]))
+            # The first seed's first fold is seen from epoch to epoch: what is poor there ends there.
+            is_seen = not isinstance(report, FoldReport) or (report.fold == 1 and not before)
+            if is_seen and report.selected > best:
+                best = report.selected
+            value = fmean([*before, best]) if is_seen and math.isfinite(best) else NO_SCORE
+            if not ask(n_before + report.epoch, value):
+                raise _EndedError
 
         head, select = self.candidate.head, training.select
         if self.n_folds is None:
             fitted = fit(features, head, training, on_epoch=on_epoch)
             return best, fitted.epoch, fitted.n_parameters
         folds = video_folds(features.frames, self.n_folds)
-        if not before:  # the first fold alone, to be seen from epoch to epoch: what is poor ends here
-            fit(features, head, training, parts=Parts.of_fold(features, folds, 0), on_epoch=on_epoch)
-        folded = fit_folds(features, head, training, folds, on_epoch=_unjudged(ask, n_before))
+        folded = fit_folds(features, head, training, folds, on_epoch=on_epoch)
         return select_score(folded.curve[folded.epoch - 1], select), folded.epoch, folded.n_parameters
-
-
-def _go_on(ask: Ask, step: int, value: float) -> None:
-    if not ask(step, value):
-        raise _EndedError
-
-
-def _unjudged(ask: Ask, n_before: int) -> Callable[[FoldReport], None]:
-    def on_epoch(report: FoldReport) -> None:
-        _go_on(ask, n_before + report.epoch, NO_SCORE)
-
-    return on_epoch

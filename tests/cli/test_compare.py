@@ -74,12 +74,16 @@ def change_record(root: Path, name: str, **values: object) -> None:
 
 
 def test_it_is_the_comparison_of_the_stored_predictions(made: Path, abaw: Callable[..., object]) -> None:
-    # Seeds are paired by their number, in whatever order they are named.
+    # Seeds are told in the order of their numbers, in whatever order they are named.
     outcome = abaw("compare", "poor_2,poor_1", "good_1, good_2", "--resamples", 500, "--json", "-w", made)
     assert outcome.code == 0, outcome.err
     got = outcome.json()
     assert (got.pop("a"), got.pop("b"), got.pop("split")) == (["poor_1", "poor_2"], ["good_1", "good_2"], "val")
-    assert got.pop("notes") == ["epochs of both sides were selected on val: both scores are optimistic"]
+    assert got.pop("notes") == [
+        "epochs of both sides were selected on val: both scores are optimistic",
+        "with 2 and 2 seeds their spread is hardly known, so that only great differences are found to be real: fit 5 "
+        "or more a side",
+    ]
     frames = FeatureStore.open(made / "features").frames
     stored = {
         name: predictions_from_table(frames, pl.read_parquet(made / "runs" / name / "predictions.parquet"))
@@ -111,6 +115,7 @@ def test_a_table_for_people(made: Path, abaw: Callable[..., object]) -> None:
     assert lines[:2] == ["A: poor_1", "B: good_1"]
     for word in ("B - A", "95 % interval", "real", "CCC valence", "F1 action units"):
         assert word in outcome.out
+    assert "inf" not in outcome.out  # val holds one video: no interval
     assert "with one seed a side cannot show what another seed would change" in lines[-1]
 
 
@@ -127,6 +132,7 @@ def test_what_was_seen_of_val_is_told(root: Path, abaw: Callable[..., object]) -
 def test_a_side_of_different_heads_is_told(made: Path, abaw: Callable[..., object]) -> None:
     told = abaw("compare", "poor_1,good_2", "good_1", "--resamples", 100, "-w", made).out
     assert "good_2 and poor_1 differ in more than the seed: their mean is of different heads" in told
+    assert "the side of one seed is taken to spread over seeds as the other does" in told
 
 
 def test_refusals(root: Path, refused: Callable[..., str]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.errors import ConfigError
+from heads.search import trials
+
 Abaw = Callable[..., object]
 Refused = Callable[..., str]
 SMALL = ("--task", "v", "--encoders", "mae,au,v", "--epochs", 1, "--batch-frames", 4096)
@@ -37,11 +40,37 @@ def test_a_search_and_its_recipe(workspace: Path, abaw: Abaw) -> None:
 
 
 def test_an_honest_search_says_so(workspace: Path, abaw: Abaw) -> None:
-    made = abaw("search", *SMALL, "--budget", "1 trial", "--honest", "--folds", 2, "--seeds", "1,2")
+    made = abaw("search", *SMALL, "--budget", "1 trial", "--honest", "--folds", 2, "--seeds", "2,1")
     assert made.code == 0, made.err
     assert "val, honest: it had no part in the search" in made.out
     assert "selected on train, out of 2 folds" in made.out
-    assert (workspace / "searches" / "v-honest" / "recipe.toml").is_file()
+    recipe = workspace / "searches" / "v-honest" / "recipe.toml"
+    assert recipe.is_file()
+    assert f"abaw fit-heads --recipe {recipe} --seed 2\n" in made.out
+
+
+def test_without_labels_on_val_that_is_said(workspace: Path, abaw: Abaw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.search.searching.judge", lambda *_: None)
+    made = abaw("search", *SMALL, "--budget", "1 trial")
+    assert made.code == 0, made.err
+    assert "best of 1 trials; val has no labels to score it by" in made.out
+    assert abaw("search", *SMALL, "--budget", "1 trial", "--json").json()["val"] is None
+
+
+def test_failed_trials_are_told(workspace: Path, abaw: Abaw, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, fits = trials.fit, []
+
+    def fit(*arguments: object, **named: object) -> object:
+        fits.append(arguments)
+        if len(fits) == 3:
+            raise ConfigError("not this one")
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(trials, "fit", fit)
+    made = abaw("search", *SMALL, "--budget", "3 trials")
+    assert made.code == 0, made.err
+    assert "trial 2 failed: not this one" in made.err
+    assert "2 trials complete, 1 failed" in made.out
 
 
 @pytest.mark.parametrize(
@@ -52,6 +81,10 @@ def test_an_honest_search_says_so(workspace: Path, abaw: Abaw) -> None:
         (["--task", "v", "--budget", "1 trial", "--seeds", "1,1"], "each once"),
         (["--task", "v", "--budget", "1 trial", "--name", "../x"], "got '../x'"),
         (["--task", "v", "--budget", "1 trial", "--parallel", "many"], "parallel must be auto or a number"),
+        (
+            ["--task", "v", "--budget", "1 trial", "--honest", "--folds", "500"],
+            "500 folds of whole clips were asked for",
+        ),
     ],
 )
 def test_refusals(workspace: Path, refused: Refused, options: list[str], message: str) -> None:

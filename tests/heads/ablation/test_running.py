@@ -1,15 +1,19 @@
+import fcntl
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
-from heads.ablation.ledger import SCHEMA, read_ledger
+from heads.ablation.ledger import SCHEMA, read_ledger, write_ledger
 from heads.ablation.running import RowReport, run_ablation
 from heads.ablation.videosums import read_sums
 from heads.features.featureset import FeatureSet
@@ -44,7 +48,7 @@ def test_rows_and_columns(tmp_path: Path, small: FeatureSet) -> None:
     on_disk = read_ledger(tmp_path / "ablations" / "fusion.csv")
     assert on_disk.equals(rows)
     names = [path.name for path in (tmp_path / "ablations").iterdir()]
-    assert sorted(names) == ["fusion.csv", "fusion_summary.csv", "fusion_videos.parquet"]
+    assert sorted(names) == [".lock", "fusion.csv", "fusion_summary.csv", "fusion_videos.parquet"]
 
 
 def test_finished_rows_are_kept(tmp_path: Path, small: FeatureSet) -> None:
@@ -148,10 +152,10 @@ def test_only_the_rows_asked_for_are_summarised(tmp_path: Path, small: FeatureSe
     assert summary["mean"].to_list() == pytest.approx(means.to_list())
 
 
-def test_rows_of_other_labels_are_dropped_and_told(tmp_path: Path, small: FeatureSet) -> None:
+def test_rows_of_other_labels_are_moved_aside_and_told(tmp_path: Path, small: FeatureSet) -> None:
     notes: list[str] = []
     first = run_ablation(small, "fusion", out=tmp_path, training=TRAINING).rows
-    run_ablation(small, "fusion", out=tmp_path, training=replace(TRAINING, epochs=2))
+    second = run_ablation(small, "fusion", out=tmp_path, training=replace(TRAINING, epochs=2)).rows
     data = small.frames.data
     relabelled = FrameTable(data.with_columns(au1=pl.when(pl.int_range(pl.len()) > 3).then("au1")))
     reports: Reports = []
@@ -164,10 +168,33 @@ def test_rows_of_other_labels_are_dropped_and_told(tmp_path: Path, small: Featur
     assert set(rows["data"]).isdisjoint(first["data"])
     assert set(read_sums(tmp_path / "fusion_videos.parquet")) == set(rows["key"])
     assert len(notes) == 1
-    assert re.search(r"^fusion: .* other embeddings or labels .* dropped: 8 of 8 \(file: .*fusion\.csv\)", notes[0])
+    told = r"^fusion: .* other embeddings or labels .* aside: 8 of 8 \(file: .*fusion\.csv, to: .*fusion_stale\.csv\)"
+    assert re.search(told, notes[0])
+    aside = read_ledger(tmp_path / "fusion_stale.csv")
+    assert aside.equals(pl.concat([second, first]))
+    # The store as it was, and once more the other: what is aside already is not doubled.
+    again = run_ablation(small, "fusion", out=tmp_path, training=TRAINING).rows
+    assert again["key"].equals(first["key"])
+    assert set(read_ledger(tmp_path / "fusion_stale.csv")["key"]) == {*aside["key"], *rows["key"]}
+    assert read_ledger(tmp_path / "fusion_stale.csv").height == 12
 
 
-def test_stale_rows_are_dropped_though_nothing_is_computed(tmp_path: Path, small: FeatureSet) -> None:
+def test_a_foreign_file_in_the_place_of_the_stale_rows_is_refused_at_once(
+    tmp_path: Path, small: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    (tmp_path / "fusion_stale.csv").write_text("my,notes\n1,2\n")
+    assert run_ablation(small, "fusion", out=tmp_path, training=TRAINING).rows.height == 4
+    changed = replace(small, fingerprints=dict.fromkeys(small.fingerprints, "extracted again"))
+    fitted: list[object] = []
+    monkeypatch.setattr("heads.fitting.parallel.fit", lambda *given, **_: fitted.append(given))
+    with pytest.raises(FileExistsAlreadyError, match=r"cannot be read as one: .*fusion_stale\.csv.* another --out"):
+        run_ablation(changed, "fusion", out=tmp_path, training=TRAINING)
+    assert not fitted
+    assert read_ledger(tmp_path / "fusion.csv").height == 4
+
+
+def test_stale_rows_are_moved_though_nothing_is_computed(tmp_path: Path, small: FeatureSet) -> None:
     notes: list[str] = []
     own = run_ablation(small, "fusion", out=tmp_path, training=TRAINING).rows
     run_ablation(small, "fusion", out=tmp_path, training=TRAINING, base="mae")
@@ -177,9 +204,89 @@ def test_stale_rows_are_dropped_though_nothing_is_computed(tmp_path: Path, small
     assert rows.equals(own)
     assert set(read_sums(tmp_path / "fusion_videos.parquet")) == set(own["key"])
     assert read_ledger(tmp_path / "fusion.csv").equals(own)
+    assert read_ledger(tmp_path / "fusion_stale.csv")["base"].unique().to_list() == ["mae"]
     assert len(notes) == 1
     run_ablation(removed, "fusion", out=tmp_path, training=TRAINING, on_note=notes.append)
     assert len(notes) == 1
+
+
+def test_rows_that_others_finish_meanwhile_stay(tmp_path: Path, small: FeatureSet) -> None:
+    done: Reports = []
+    notes: list[str] = []
+
+    def other_process(report: RowReport) -> None:
+        done.append(report)
+        if len(done) == 2:
+            run_ablation(small, "fusion", out=tmp_path, training=TRAINING, base="mae")
+
+    own = run_ablation(
+        small, "fusion", out=tmp_path, training=TRAINING, on_row=other_process, on_note=notes.append
+    ).rows
+    both = read_ledger(tmp_path / "fusion.csv")
+    assert both["base"].value_counts(sort=True).sort("base").rows() == [("au", 2), ("mae", 12), ("v", 2)]
+    assert set(read_sums(tmp_path / "fusion_videos.parquet")) == set(both["key"])
+    assert own["base"].unique().sort().to_list() == ["au", "v"]
+    assert notes == []
+
+
+def test_stale_rows_of_another_process_are_told_too(tmp_path: Path, small: FeatureSet) -> None:
+    notes: list[str] = []
+    changed = replace(small, fingerprints=dict.fromkeys(small.fingerprints, "extracted again"))
+    done: Reports = []
+
+    def other_process(report: RowReport) -> None:
+        done.append(report)
+        if len(done) == 2:
+            run_ablation(changed, "fusion", out=tmp_path, training=TRAINING)
+
+    rows = run_ablation(
+        small, "fusion", out=tmp_path, training=TRAINING, on_row=other_process, on_note=notes.append
+    ).rows
+    assert read_ledger(tmp_path / "fusion.csv").equals(rows)
+    aside = read_ledger(tmp_path / "fusion_stale.csv")
+    assert set(aside["data"]) - set(rows["data"])
+    assert [note.partition(":")[0] for note in notes] == ["fusion"]
+
+
+def test_files_are_read_and_written_under_the_lock(
+    tmp_path: Path, small: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
+    is_locked: list[bool] = []
+
+    def checked(path: Path, table: pl.DataFrame) -> None:
+        if path.name == "fusion.csv":
+            with (tmp_path / ".lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_locked.append(False)
+                except BlockingIOError:
+                    is_locked.append(True)
+        write_ledger(path, table)
+
+    monkeypatch.setattr("heads.ablation.running.write_ledger", checked)
+    run_ablation(small, "fusion", out=tmp_path, training=TRAINING, seeds=(2,))
+    assert is_locked == [True] * 4
+
+
+def test_rows_that_widths_do_not_allow_are_left_out(store: FeatureStore, tmp_path: Path) -> None:
+    features = FeatureSet.load(store, ("au", "v", "wide"), device="cpu")
+    rows = run_ablation(features, "fusion", out=tmp_path, training=TRAINING, base="wide").rows
+    assert rows.select("task", "fused").rows() == [(task, "") for task in ("au", "expr", "v", "a")]
+
+
+def test_one_video_of_val_has_no_interval(
+    make_frames: Callable[..., FrameTable],
+    label_vectors: Callable[..., NDArray[np.float32]],
+    new_features: Callable[..., FeatureSet],
+    tmp_path: Path,
+) -> None:
+    frames = make_frames({"a": ("train", 60), "b": ("val", 40)})
+    features = new_features(frames, {"v": label_vectors(frames)})
+    made = run_ablation(features, "temporal", out=tmp_path, training=TRAINING, seeds=(1, 2))
+    assert made.rows["low"].null_count() == made.rows["high"].null_count() == made.rows.height
+    assert read_ledger(tmp_path / "temporal.csv").equals(made.rows)
+    assert made.summary["low"].null_count() == made.summary["stands"].null_count() == made.summary.height
 
 
 def test_an_interrupted_run_has_dropped_nothing(

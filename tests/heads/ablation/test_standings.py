@@ -10,6 +10,7 @@ from featurestore.labels import ACTION_UNITS
 from heads.ablation.ledger import SCHEMA, LedgerRow
 from heads.ablation.printing import LEGEND, render_table
 from heads.ablation.standings import SUMMARY_SCHEMA, summarise
+from heads.ablation.tables import TABLES, plan
 from heads.ablation.videosums import row_sums
 from heads.arrays import IntArray
 from heads.features.featureset import FeatureSet
@@ -111,6 +112,13 @@ def test_videos_that_are_not_known() -> None:
     rows, sums = _made({"": 0.6, "au": 0.2}, (1,))
     sums["vvau1"] = VideoSums("ccc_valence", sums["vvau1"].sums[:5])
     assert summarise(rows, sums)["stands"].null_count() == 2
+    # But one of the videos has labels.
+    rows, sums = _made({"": 0.6, "au": 0.2}, (1,))
+    for key, each in sums.items():
+        alone = np.zeros_like(each.sums)
+        alone[3] = each.sums[3]
+        sums[key] = VideoSums("ccc_valence", alone)
+    assert summarise(rows, sums)["stands"].null_count() == 2
 
 
 def test_the_printed_table() -> None:
@@ -121,27 +129,73 @@ def test_the_printed_table() -> None:
     made = summarise(rows, sums)
     text = _text(made)
     assert "Table 2" in text
-    assert "0.5721 [i]" in text
-    assert "95 % interval" in text
-    marks = [re.search(rf"{mean:.4f} (.)", text)[1] for mean in made["mean"]]
+    assert ".5721 [i]" in text
+    marks = [re.search(rf"{_short(mean)} (.)", text)[1] for mean in made["mean"]]
     assert marks == [" ", "+", " ", "-"]
     assert " ".join(LEGEND.split()) in " ".join(text.split())
     assert "one seed" in " ".join(text.split())
     del sums["vvau1"]
     unknown = _text(summarise(rows, sums))
-    assert f"{made['mean'][1]:.4f} ?" in unknown
+    assert f"{_short(made['mean'][1])} ?" in unknown
     assert "? not known" in " ".join(unknown.split())
     rows, sums = _made({"": 0.6, "au": 0.2}, (1, 2))
     several = _text(summarise(rows, sums))
-    assert "+- seeds" in several
     assert "one seed" not in several
+    assert "2 seeds: with fewer than 5 only great differences stand" in " ".join(several.split())
+    five = summarise(*_made({"": 0.6, "au": 0.2}, (1, 2, 3, 4, 5)))
+    assert "fewer than" not in _text(five)
     alone = _text(summarise(rows.filter(fused=""), sums))
     assert " ".join(LEGEND.split()) not in " ".join(alone.split())
 
 
-def _text(summary: pl.DataFrame) -> str:
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_intervals_are_two_numbers_apart_beside_the_spread_over_seeds(seeds: tuple[int, ...]) -> None:
+    rows = pl.DataFrame(
+        [_row("", seed, 0.153 + 0.01 * seed) | {"low": -0.271 + 0.01 * seed, "high": 0.225} for seed in seeds],
+        schema=SCHEMA,
+        orient="row",
+    )
+    summary = summarise(rows, {})
+    line = next(line for line in _text(summary).splitlines() if line.split()[:1] == ["v"]).split()
+    n = len(seeds)
+    interval = ["-.261" if n == 1 else "-.251", ".225"]
+    assert line == ["v", "single", ".1630" if n == 1 else ".1730", *interval, *([".010"] if n > 1 else []), ".000"]
+    assert "seeds" in _text(summary) if n > 1 else "seeds" not in _text(summary)
+    gone = summary.with_columns(low=pl.lit(None, pl.Float64), high=pl.lit(None, pl.Float64))
+    assert " - " in next(line for line in _text(gone).splitlines() if line.split()[:1] == ["v"])
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("encoders", [("au", "expr", "v", "a", "mae"), ("au", "v", "mae"), ("mae",)])
+@pytest.mark.parametrize("base", [None, "mae"])
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_a_table_fits_eighty_columns(
+    table: str, encoders: tuple[str, ...], base: str | None, seeds: tuple[int, ...]
+) -> None:
+    if base is None and table != "joint" and encoders == ("mae",):
+        return  # nothing is left of it
+    rows = []
+    for planned in plan(table, encoders, base=base).rows:
+        head = planned.head.resolved()
+        told: LedgerRow = {"table": table, "joined": "+".join(head.joint), "temporal": head.temporal}
+        told |= {"S": head.seq, "W": head.step, "fusion": head.fusion, "low": -0.271, "high": -0.225}
+        if planned.published is not None:
+            told |= {"published": planned.published.score, "published_mark": planned.published.mark}
+        base_row = [_row("+".join(head.fuse), seed, -0.25, task=planned.task, base=head.encoder) for seed in seeds]
+        rows += [row | told for row in base_row]
+    lines = _text(summarise(pl.DataFrame(rows, schema=SCHEMA, orient="row"), {}), title=None).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert max(line.count("-.271 -.225") for line in lines) == 1
+    assert not any("…" in line for line in lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def _text(summary: pl.DataFrame, *, title: str | None = "Table 2") -> str:
     console = Console(width=160, file=io.StringIO())
-    console.print(render_table(summary, title="Table 2"))
+    console.print(render_table(summary, title=title))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

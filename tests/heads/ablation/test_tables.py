@@ -1,7 +1,7 @@
 import pytest
 
 from featurestore.errors import ConfigError, UnknownNameError
-from heads.ablation.tables import plan
+from heads.ablation.tables import plan, readable
 
 ALL = ("a", "au", "expr", "mae", "v")
 
@@ -93,3 +93,26 @@ def test_refusals() -> None:
         plan("joint", ALL, base="mea")
     with pytest.raises(ConfigError, match=r"Nothing is left of table 'temporal': the store has encoders mae"):
         plan("temporal", ("mae",))
+
+
+def test_rows_that_cannot_be_fitted_are_skipped_and_said() -> None:
+    shapes = dict.fromkeys(ALL, (128,)) | {"truth": (15,)}
+    planned = plan("fusion", shapes, base="truth")
+    made = readable(planned, shapes)
+    assert [(row.task, row.head.fuse) for row in made.rows] == [(task, ()) for task in ("au", "expr", "v", "a")]
+    assert len(made.notes) == 4
+    assert any(
+        note.startswith("fusion: 9 of 28 rows skipped (task expr, v, a). Embeddings of encoder 'au' have 128")
+        for note in made.notes
+    )
+    assert all("columns, but those of the base encoder 'truth' have 15, and a sum needs" in note for note in made.notes)
+    assert readable(plan("all", ALL), shapes) == plan("all", ALL)
+    joint = readable(plan("joint", ALL), shapes | {"au": (15,)})
+    assert {row.task for row in joint.rows} == {"au"}
+    tokens = readable(plan("fusion", ALL), shapes | {"expr": (5, 128)})
+    assert len(tokens.rows) == 28 - 7 - 3 * 3
+    assert any("encoder 'expr' holds 5 tokens" in note for note in tokens.notes)
+    with pytest.raises(
+        ConfigError, match=r"Nothing is left .* rows need embeddings that go together\. fusion: 28 of 28"
+    ):
+        readable(plan("fusion", ALL, base="mae"), shapes | {"mae": (5, 128)})

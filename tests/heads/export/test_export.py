@@ -188,6 +188,12 @@ def test_what_is_there_stays_unless_forced(run_of: MakeRun, tmp_path: Path) -> N
         export_run(run, tmp_path / "nowhere" / "head.onnx")
 
 
+def test_the_place_is_looked_at_first(run_of: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.export.export.Subject", None)
+    with pytest.raises(MissingFileError, match=r"nowhere is not \(file: head\.onnx\)\. Make the folder"):
+        export_run(run_of(HEADS["single frame"]), tmp_path / "nowhere" / "head.onnx")
+
+
 def test_missing_packages_are_named(run_of: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(HEADS["single frame"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

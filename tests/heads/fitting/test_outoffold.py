@@ -53,6 +53,24 @@ def test_each_row_is_predicted_by_the_model_that_did_not_see_its_video(six_video
     assert np.allclose(found.predictions.valence[of_fold], alone.predictions.valence, atol=1e-6)
 
 
+def test_a_fold_s_own_score_is_told_by_epoch(six_videos: FeatureSet) -> None:
+    folds = video_folds(six_videos.frames, 3)
+    training = replace(TRAINING, select="v")
+    reports: list[FoldReport] = []
+    fit_folds(six_videos, HEAD, training, folds, on_epoch=reports.append)
+    alone = fit(six_videos, HEAD, training, parts=Parts.of_fold(six_videos, folds, 1))
+    assert [each.selected for each in reports[3:6]] == pytest.approx([each.selected for each in alone.curve])
+    unseen: list[FoldReport] = []
+    fit_folds(six_videos, HEAD, replace(training, select_on="last"), folds, on_epoch=unseen.append)
+    assert np.isnan([each.selected for each in unseen]).all()
+    # A fold without a label of the task has no score; the folds together have.
+    six_videos.targets.valence[folds == 0] = np.nan
+    six_videos.targets.valid_valence[folds == 0] = False
+    bare: list[FoldReport] = []
+    fit_folds(six_videos, HEAD, training, folds, on_epoch=bare.append)
+    assert [bool(np.isnan(each.selected)) for each in bare] == [True] * 3 + [False] * 6
+
+
 def test_one_epoch_is_kept_for_all_folds(six_videos: FeatureSet) -> None:
     found = fit_folds(six_videos, HEAD, TRAINING, video_folds(six_videos.frames, 2))
     together = [0.5 * each["ccc_valence"] + 0.5 * each["ccc_arousal"] for each in found.curve]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import ShapeError
 from heads.features.targets import Targets
-from heads.scoring.compare import Comparison, compare
+from heads.scoring.compare import Comparison, compare, compare_samples
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import combine, part_scores, score
 
@@ -100,8 +101,58 @@ def test_sides_change_places(targets: Targets) -> None:
     assert (back.p.a, back.p.b) == (there.p.b, there.p.a)
     same = against(targets, a, a)
     assert same.p is not None
-    assert (same.p.difference, same.p.low, same.p.high, same.p.probability) == (0, 0, 0, 0.5)
+    assert (same.p.difference, same.p.probability) == (0, 0.5)
+    assert same.p.low <= 0 <= same.p.high
     assert not same.p.stands
+
+
+N_DRAWN, N_DRAWS = 400, 600
+COUNTS = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=N_DRAWN) / 30
+
+
+def stands_share(n_a: int, n_b: int, *, main: float, by_video: float, calm: float = 1.0, shift: float = 0.0) -> float:
+    """How often two heads differ whose runs score by the video, by their seed, and by their seed on the video.
+
+    Side b is better by `shift`, and side a depends on its seed `calm` times as much as side b does.
+    """
+    rng = np.random.default_rng(1)
+    n = n_a + n_b
+    spread = np.where(np.arange(n) < n_a, calm, 1.0)[:, None]
+    found = 0
+    for number in range(N_DRAWS):
+        hard = rng.normal(size=30)
+        by_video_too = hard + spread * (main * rng.normal(size=(n, 1)) + by_video * rng.normal(size=(n, 30)))
+        by_video_too[n_a:] += shift
+        samples = by_video_too @ COUNTS.T
+        found += compare_samples(by_video_too.mean(axis=1), samples, n_a=n_a, seed=number).stands
+    return found / N_DRAWS
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(2, 2), (3, 3), (5, 5), (1, 5), (2, 5)])
+@pytest.mark.parametrize(("main", "by_video"), [(1, 0), (0, 1), (1, 3)])
+def test_heads_that_are_the_same_hardly_ever_stand(n_a: int, n_b: int, main: float, by_video: float) -> None:
+    # 5 % would be right; of 600 draws, 7.5 % or more would come of that once in 200 times.
+    share = stands_share(n_a, n_b, main=main, by_video=by_video)
+    assert share < 0.1 if n_a != n_b else share < 0.075
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_head_that_depends_on_its_seed_beside_one_that_does_not(n: int) -> None:
+    assert stands_share(n, n, main=1, by_video=0, calm=0.1) < 0.085
+
+
+@pytest.mark.parametrize(("n", "shift", "least"), [(2, 15, 0.85), (3, 5, 0.85), (5, 2.5, 0.85)])
+def test_true_differences_are_found(n: int, shift: float, least: float) -> None:
+    assert stands_share(n, n, main=1, by_video=0, shift=shift) > least
+    # What comes of the videos is not counted twice: as sure as the videos alone would have it, with some tolerance.
+    assert stands_share(n, n, main=0, by_video=1, shift=shift) == 1
+
+
+def test_it_is_no_stricter_than_it_must_be() -> None:
+    assert stands_share(5, 5, main=1, by_video=0) > 0.03
+    # Five seeds a side that differ by the video: what they differ by stands in the videos' resamples already.
+    least = 2.8 * np.sqrt(2 / 5 / 30)  # found by four of five, were the spread known
+    assert stands_share(5, 5, main=0, by_video=1, shift=least) > 0.55
 
 
 def test_seeds_are_resampled_too(targets: Targets) -> None:
@@ -113,7 +164,7 @@ def test_seeds_are_resampled_too(targets: Targets) -> None:
     assert alone[1] is not None
     assert several.a == pytest.approx((alone[0].a + alone[1].a) / 2)
     assert several.difference == pytest.approx((alone[0].difference + alone[1].difference) / 2)
-    # A quarter of the resamples hold one seed twice: what the seed changes is inside the interval.
+    # What the seed changes is inside the interval.
     assert several.low < alone[0].difference
     assert several.high > alone[1].difference
     assert not several.stands
@@ -156,6 +207,17 @@ def test_only_what_all_predict_is_compared(targets: Targets) -> None:
     assert fewer.reasons["f1_au"] == "task 'au' is not joined"
     assert fewer.reasons["P"] == "needs all four parts; without ccc_arousal, f1_au"
     assert fewer.n_seeds == (2, 1)
+
+
+def test_one_video_that_tells_of_a_part_says_nothing_of_others(targets: Targets) -> None:
+    some = dataclasses.replace(targets, valid_valence=targets.valid_valence & (VIDEO == 3))
+    got = against(some, [run(targets, seed=1)], [run(targets, seed=2, noise=0.1)])
+    for part in (got.parts["ccc_valence"], got.p):
+        assert part is not None
+        assert (part.low, part.high, part.probability) == (-np.inf, np.inf, 0.5)
+        assert (part.as_dict()["low"], part.as_dict()["high"], part.stands) == (None, None, False)
+    assert got.parts["ccc_arousal"] is not None
+    assert got.parts["ccc_arousal"].stands
 
 
 def test_refusals(targets: Targets) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import time
 
@@ -167,6 +168,25 @@ def test_parts_that_were_not_joined_or_not_labelled_are_null() -> None:
         "P": "needs all four parts; without ccc_arousal, f1_expression, f1_au",
     }
     assert json.loads(json.dumps(got, allow_nan=False)) == got
+
+
+def test_one_video_has_no_interval() -> None:
+    targets = make_targets(100)
+    predictions = make_predictions(targets, np.arange(100))
+    alone = score(targets, predictions, np.zeros(100, dtype=np.int64))
+    for each in (alone.p, *alone.parts.values()):
+        assert each is not None
+        assert (each.low, each.high) == (None, None)
+    got = json.loads(json.dumps(alone.as_dict(), allow_nan=False))
+    assert got["P"]["low"] is got["P"]["high"] is got["f1_au"]["low"] is None
+    # Two videos, of which one has labels of valence: nor has valence an interval, nor P, and the others have.
+    video = np.repeat([0, 1], 50)
+    some = dataclasses.replace(targets, valid_valence=targets.valid_valence & (video == 0))
+    two = score(some, predictions, video)
+    with_interval = [part for part, each in two.parts.items() if each is not None and each.low is not None]
+    assert with_interval == ["ccc_arousal", "f1_expression", "f1_au"]
+    assert two.p is not None
+    assert two.p.low is None
 
 
 def test_nothing_to_score_does_not_crash() -> None:

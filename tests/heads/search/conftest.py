@@ -7,7 +7,8 @@ from featurestore.store import FeatureStore
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.search.budget import Budget
-from heads.search.searching import SearchConfig, SearchProgress, SearchResult, search
+from heads.search.config import SearchConfig
+from heads.search.searching import SearchProgress, SearchResult, search
 
 TRAINING = FitConfig(epochs=2, learning_rate=1e-3, batch_frames=128)
 Search = Callable[..., SearchResult]

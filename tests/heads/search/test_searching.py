@@ -22,9 +22,11 @@ from heads.fitting.outoffold import fit_folds
 from heads.recipes.fitting import fit_recipe
 from heads.recipes.tomlfile import read_recipe
 from heads.search.budget import Budget
-from heads.search.searching import SearchConfig, SearchProgress, SearchResult, search
-from heads.search.space import Space
-from heads.search.study import FinishedTrial, open_study
+from heads.search.claiming import claimed
+from heads.search.config import SearchConfig
+from heads.search.searching import N_HOPELESS, SearchProgress, SearchResult, search
+from heads.search.space import Candidate, Space
+from heads.search.study import FinishedTrial
 
 ROOT = Path(__file__).parents[3]
 TRAINING = FitConfig(epochs=2, learning_rate=1e-3, batch_frames=128)
@@ -97,7 +99,8 @@ from featurestore.store import FeatureStore
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.search.budget import Budget
-from heads.search.searching import SearchConfig, search
+from heads.search.config import SearchConfig
+from heads.search.searching import search
 
 features = FeatureSet.load(FeatureStore.open(sys.argv[1]), ("mae", "au", "v", "wide"), device="cpu")
 config = SearchConfig(task="v", training=FitConfig(epochs=2, learning_rate=1e-3, batch_frames=128))
@@ -114,6 +117,10 @@ def test_killed_it_goes_on(store: FeatureStore, finished: SearchResult, searched
         for _ in range(4):
             assert "SearchProgress" in process.stdout.readline()
         process.send_signal(signal.SIGKILL)
+    # What the first trials came to is there, though not how it looks.
+    assert pl.read_csv(folder / "trials.csv").height >= 1
+    assert read_recipe(folder / "recipe.toml").models
+    assert not (folder / "search.png").exists()
     # What a kill at the worst moments leaves: half a line, and the lock of one who writes.
     with (folder / "journal.log").open("a") as file:
         file.write('{"op_code": 5, "wor')
@@ -126,10 +133,10 @@ def test_killed_it_goes_on(store: FeatureStore, finished: SearchResult, searched
 def test_other_settings_are_refused(finished: SearchResult, few: FeatureSet, tmp_path: Path) -> None:
     config = SearchConfig(task="v", training=replace(TRAINING, epochs=3))
     before = {path: path.read_bytes() for path in finished.folder.iterdir()}
-    with pytest.raises(FileExistsAlreadyError, match=r"training was .*\"epochs\": 2.*another --name"):
+    with pytest.raises(FileExistsAlreadyError, match=r"but epochs was 2, is 3 \(search.*another --name"):
         search(few, config, Budget(trials=1), folder=finished.folder)
     relabelled = FrameTable(few.frames.data.with_columns(valence=pl.lit(0.5, dtype=pl.Float32)))
-    with pytest.raises(FileExistsAlreadyError, match="labels was "):
+    with pytest.raises(FileExistsAlreadyError, match=r"but the labels are others \(search"):
         search(
             replace(few, frames=relabelled),
             replace(config, training=TRAINING),
@@ -145,9 +152,9 @@ def test_other_settings_are_refused(finished: SearchResult, few: FeatureSet, tmp
 
 
 def test_one_process_at_a_time(finished: SearchResult, few: FeatureSet, searched: Search) -> None:
-    space = Space.of(few, "v", TRAINING)
+    description = SearchConfig(task="v", training=TRAINING).describe(few)
     with (
-        open_study(finished.folder, space, seed=1),
+        claimed(finished.folder, description),
         pytest.raises(ConfigError, match=r"another is at this one .*--parallel"),
     ):
         searched(finished.folder, 12)
@@ -191,6 +198,95 @@ def test_what_cannot_be_fitted_is_a_failed_trial(few: FeatureSet, tmp_path: Path
     config = SearchConfig(task="v", training=replace(TRAINING, gradient_clip=1e30, weight_decay=1e30))
     with pytest.raises(ConfigError, match=r"No trial is complete, .*(loss became|No prediction is a number)"):
         search(few, config, Budget(trials=2), folder=tmp_path / "v")
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, **changed: object) -> None:
+    """Of 16 columns no five heads can be made."""
+    suggest = Space.suggest
+
+    def spoilt(space: Space, trial: object) -> Candidate:
+        candidate = suggest(space, trial)
+        return replace(candidate, head=replace(candidate.head, attention_heads=5, **changed))
+
+    monkeypatch.setattr(Space, "suggest", spoilt)
+
+
+def test_a_choice_that_is_refused_costs_one_trial(
+    searched: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refusing(monkeypatch)
+    seen: list[SearchProgress] = []
+    made = searched(tmp_path / "v", 10, on_trial=seen.append)
+    states = [trial.state for trial in made.trials]
+    assert {"failed", "complete"} <= set(states)
+    table = pl.read_csv(tmp_path / "v" / "trials.csv")
+    assert table["state"].to_list() == states
+    assert all("multiple of 5" in error for error in table.filter(state="failed")["error"])
+    assert [each.trial.outcome.error for each in seen if each.trial is not None] == [
+        each or "" for each in table["error"].to_list()
+    ]
+    # And the same after it was stopped.
+    assert len(searched(tmp_path / "v", 11).trials) == 11
+
+
+def test_where_nothing_can_be_fitted_the_search_ends(
+    searched: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refusing(monkeypatch, temporal="transformer")
+    for n_before in (0, N_HOPELESS):
+        with pytest.raises(ConfigError, match=r"No trial is complete, .*Attention of 5 heads needs"):
+            searched(tmp_path / "v", 10_000)
+        assert pl.read_csv(tmp_path / "v" / "trials.csv").height == n_before + N_HOPELESS
+    # Nothing is lost with them: the folder is free for other settings.
+    monkeypatch.undo()
+    assert len(searched(tmp_path / "v", 1, seeds=(2,)).trials) == 1
+
+
+def _without_val_labels(few: FeatureSet) -> FeatureSet:
+    hidden = pl.when(pl.col("split") == "val").then(None).otherwise("valence").alias("valence")
+    return replace(few, frames=FrameTable(few.frames.data.with_columns(hidden)))
+
+
+def test_folds_select_without_labels_on_val(few: FeatureSet, searched: Search, tmp_path: Path) -> None:
+    made = searched(tmp_path / "v", 1, n_folds=2, features=_without_val_labels(few))
+    assert made.scores is None
+    result = json.loads((tmp_path / "v" / "result.json").read_text())
+    assert result["val"] is None
+    assert result["score"] == made.best.outcome.score
+    assert read_recipe(tmp_path / "v" / "recipe.toml").models
+
+
+def test_what_cannot_be_selected_by_is_refused_before_the_folder_is_made(
+    few: FeatureSet, searched: Search, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"^A search for 'v' selects on val, but of its 98 rows none has.*--honest"):
+        searched(tmp_path / "v", 1, features=_without_val_labels(few))
+    with pytest.raises(ConfigError, match=r"^500 folds of whole clips were asked for, but the train split has 3"):
+        searched(tmp_path / "v", 1, n_folds=500)
+    assert not (tmp_path / "v").exists()
+    assert len(searched(tmp_path / "v", 1, n_folds=2).trials) == 1
+
+
+def test_it_goes_on_with_the_encoders_in_another_order(store: FeatureStore, searched: Search, tmp_path: Path) -> None:
+    for n, names in ((2, ("mae", "au")), (3, ("au", "mae"))):
+        made = searched(tmp_path / "v", n, features=FeatureSet.load(store, names, device="cpu"))
+        assert len(made.trials) == n
+
+
+def test_tables_are_there_from_the_first_trial_on(searched: Search, tmp_path: Path) -> None:
+    there: list[set[str]] = []
+    searched(tmp_path / "v", 2, on_trial=lambda _: there.append({path.name for path in (tmp_path / "v").iterdir()}))
+    assert {"trials.csv", "recipe.toml"} <= there[0]
+    assert "search.png" not in there[1]
+    assert pl.read_csv(tmp_path / "v" / "trials.csv").height == 2
+
+
+def test_a_recipe_names_its_seeds(few: FeatureSet, searched: Search, tmp_path: Path) -> None:
+    made = searched(tmp_path / "v", 1, seeds=(7, 8))
+    recipe = read_recipe(tmp_path / "v" / "recipe.toml")
+    assert recipe.notes[1] == "The score is the mean of seeds 7, 8."
+    fitted = [fit_recipe(few, recipe, seed=seed).scores.parts["ccc_valence"].score for seed in (7, 8)]
+    assert fitted == pytest.approx(made.best.outcome.scores)
 
 
 def test_configurations_that_cannot_be() -> None:

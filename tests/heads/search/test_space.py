@@ -81,3 +81,25 @@ def test_refusals(features: FeatureSet, store: FeatureStore) -> None:
     with pytest.raises(ConfigError, match=r"train rows with labels of a, but there are none.*`abaw frames`"):
         Space.of(without, "p", FitConfig())
     assert Space.of(without, "v", FitConfig()).joinable == ("au", "expr")
+
+
+@pytest.mark.parametrize("width", [10, 15, 522])
+def test_attention_is_had_at_any_width(width: int) -> None:
+    space = Space(task="v", widths={"truth": width, "v": 16}, joinable=("a",), training=FitConfig(select="v"))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    heads = [space.suggest(study.ask()).head for _ in range(60)]
+    attending = [head for head in heads if head.encoder == "truth" and "attention" in head.fusion]
+    looking = [head for head in heads if head.encoder == "truth" and head.temporal == "transformer"]
+    assert attending
+    assert looking
+    for head in (*attending, *looking):
+        HeadModel(head, {name: (each,) for name, each in space.widths.items()})
+
+
+def test_the_order_of_the_encoders_does_not_matter(store: FeatureStore) -> None:
+    spaces = [
+        Space.of(FeatureSet.load(store, names, device="cpu"), "v", FitConfig())
+        for names in (("mae", "au", "wide"), ("wide", "mae", "au"))
+    ]
+    assert spaces[0].first() == spaces[1].first()
+    assert _drawn(spaces[0], 10) == _drawn(spaces[1], 10)
