@@ -121,13 +121,14 @@ def leaderboard(
     """
     from featurestore.bytesize import parse_bytes
     from featurestore.errors import unknown_name
+    from heads.recipes.boardconfig import BoardConfig
     from heads.recipes.catalogue import find_recipe, recipe_names
-    from heads.recipes.leaderboard import BoardConfig, run_leaderboard
+    from heads.recipes.leaderboard import run_leaderboard
     from heads.tasks import parse_names
 
     from .console import progress_bar, warn
     from .seeds import parse_seeds
-    from .workspace import open_workspace
+    from .workspace import LEADERBOARD_FOLDER, open_workspace
 
     if select_on not in ("val", "folds"):
         raise unknown_name("place to pick epochs", select_on, ("val", "folds"))
@@ -144,7 +145,7 @@ def leaderboard(
     )
     recipes = [find_recipe(name) for name in parse_names(only) or recipe_names()]
     opened = open_workspace(workspace)
-    store, folder = opened.open_store(), opened.root / "leaderboard" if out is None else out
+    store, folder = opened.open_store(), opened.root / LEADERBOARD_FOLDER if out is None else out
     with progress_bar("leaderboard", "fits") as update:
 
         def on_step(system: str, step: "FitStep") -> None:
@@ -152,6 +153,8 @@ def leaderboard(
             update(step.done, step.n_fits, f"{system}: {step.model}{fold}, epoch {step.epoch} of {step.n_epochs}")
 
         def on_entry(report: "EntryReport") -> None:
+            state = "kept" if report.is_kept else "failed" if report.problem else "fitted"
+            update(report.fits_done, report.n_fits, f"{report.system} (seed {report.seed}): {state}")
             if report.problem:
                 warn(f"{report.system} (seed {report.seed}) failed: {report.problem}")
 
@@ -213,8 +216,9 @@ def _store(workspace: Path) -> "FeatureStore | None":
 
 
 def _tell_board(board: "Leaderboard", out: Path, *, json_: bool) -> None:
-    from heads.recipes.boardtable import WIDE, board_lines, remarks, render_board
-    from heads.recipes.leaderboard import BOARD_FILE, MARKDOWN_FILE
+    from heads.recipes.boardlines import board_lines
+    from heads.recipes.boardtable import WIDE, remarks, render_board
+    from heads.recipes.leaderboard import BOARD_FILE
 
     from .console import print_json, stdout
 
@@ -226,7 +230,8 @@ def _tell_board(board: "Leaderboard", out: Path, *, json_: bool) -> None:
             ]
             for name, roles in board.missing.items()
         }
-        files = {"csv": str(out / BOARD_FILE), "markdown": str(out / MARKDOWN_FILE)}
+        markdown = None if board.markdown is None else str(board.markdown)
+        files = {"csv": str(out / BOARD_FILE), "markdown": markdown}
         failed = {name: dict(reasons) for name, reasons in board.failed.items()}
         print_json({"files": files, "rows": board.rows.to_dicts(), "missing": missing, "failed": failed})
         return
@@ -238,4 +243,5 @@ def _tell_board(board: "Leaderboard", out: Path, *, json_: bool) -> None:
         stdout.print(table)
     for remark in remarks(lines, missing=board.missing, failed=board.failed):
         stdout.print(remark, markup=False)
-    stdout.print(f"{out / BOARD_FILE}, {out / MARKDOWN_FILE}", markup=False)
+    written = [out / BOARD_FILE, *([] if board.markdown is None else [board.markdown])]
+    stdout.print(", ".join(map(str, written)), markup=False)

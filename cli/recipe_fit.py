@@ -7,6 +7,7 @@ from .features import load_features
 
 if TYPE_CHECKING:
     from heads.recipes.fitting import FitStep, FittedSystem
+    from heads.recipes.plan import SystemConfig
     from heads.recipes.system import System
 
 
@@ -31,6 +32,7 @@ def fit_recipe_of(
     from heads.recipes.catalogue import find_recipe
     from heads.recipes.fitting import fit_system
     from heads.recipes.plan import SystemConfig
+    from heads.recipes.standing import check_ready
     from heads.recipes.system import System, prepare_system_folder, system_name
 
     from .console import print_json, progress_bar
@@ -48,8 +50,11 @@ def fit_recipe_of(
         epochs=epochs,
         select_on_folds=select_on == "folds",
     )
+    config = _without_idle(config)
     opened = open_workspace(workspace)
-    features = load_features(opened.open_store(), config.recipe.on(config.roles).encoders, device, memory)
+    store = opened.open_store()
+    check_ready(config.recipe, store, config.roles)
+    features = load_features(store, config.recipe.on(config.roles).encoders, device, memory)
     name = system_name(config) if name is None else name
     folder = prepare_system_folder(opened.config.runs, name, config, features, force=force)
     with progress_bar(f"fit {config.recipe.name}", "fits") as update:
@@ -63,10 +68,43 @@ def fit_recipe_of(
     system.save(folder, force=force)
     if json_:
         errors = [] if system.errors is None else system.errors.to_dicts()
-        facts = {"system": name, "folder": str(folder), "seconds": fitted.seconds}
+        facts: dict[str, object] = {"system": name, "folder": str(folder), "seconds": fitted.seconds}
+        facts |= {"epochs": config.epochs, "remarks": config_remarks(config)}
         print_json(facts | dict(system.metrics) | {"blend": system.record.blend.to_dict(), "errors": errors})
         return
     print_system(system, fitted, folder)
+
+
+def _without_idle(config: "SystemConfig") -> "SystemConfig":
+    """The configuration without options that change nothing in it, which is said.
+
+    Raises
+    ------
+    ConfigError
+        If a calibration on val is asked for, and the recipe calibrates nothing.
+    """
+    from featurestore.errors import ConfigError
+
+    from .console import warn
+
+    name, effective = config.recipe.name, config.effective()
+    if config.calibrate_on == "val" and effective.calibrate_on == "none":
+        raise ConfigError(
+            f"--calibrate-on says what post-processing is calibrated on, but recipe {name!r} has none, got 'val'. "
+            "Leave it out, or give the recipe a [post] (`abaw recipes show --toml` prints its file)."
+        )
+    idle = [] if config.epochs == effective.epochs else [f"--epochs {config.epochs}"]
+    idle += [] if config.select_on_folds == effective.select_on_folds else ["--select-on folds"]
+    if idle:
+        warn(f"{' and '.join(idle)} changes nothing in recipe {name!r}, and is left out.")
+    return effective
+
+
+def config_remarks(config: "SystemConfig") -> list[str]:
+    """What a leaderboard marks of a system as it was asked for, in words."""
+    from heads.recipes.boardlines import MARKS
+
+    return [] if config.epochs is None else [f"{MARKS['x']}, but {config.epochs}"]
 
 
 def print_system(system: "System", fitted: "FittedSystem", folder: Path) -> None:
@@ -97,6 +135,8 @@ def print_system(system: "System", fitted: "FittedSystem", folder: Path) -> None
     if fitted.errors is not None:
         for line in (*error_lines(fitted.errors), *near_copies(fitted.errors)):
             stdout.print(line, markup=False)
+    for line in config_remarks(fitted.config):
+        stdout.print(f"x: {line}", markup=False)
     for line in record.stand_ins:
         stdout.print(f"stand-in: {line}", markup=False)
     seen = record.in_sample("val")

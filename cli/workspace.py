@@ -34,6 +34,7 @@ from featurestore.errors import (
     FileExistsAlreadyError,
     FrameMismatchError,
     MissingFileError,
+    UnknownNameError,
     unknown_name,
 )
 from featurestore.images.imagesource import is_pack_path
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from featurestore.images.imagesource import ImageSource
 
 CONFIG_FILE: Final = "abaw.toml"
+LEADERBOARD_FOLDER: Final = "leaderboard"
+"""Where `abaw leaderboard` keeps its table and its systems, unless it is told otherwise."""
 
 
 class WorkspaceConfig(BaseModel):
@@ -108,18 +111,26 @@ class Workspace:
     def find_run(self, name: str) -> Path:
         """The folder of a run: one of the workspace's by name, or a path.
 
+        By name first of those in the folder of runs, then of the leaderboard's systems.
+
         Raises
         ------
         UnknownNameError
             If there is no such run; it suggests the nearest name.
         """
         records = ("config.json", "system.json")  # of a head, of a recipe's system
-        own = {path.parent.name for record in records for path in self.config.runs.glob(f"[!.]*/{record}")}
+        places = (self.config.runs, self.root / LEADERBOARD_FOLDER)
+        own: dict[str, Path] = {}
+        for place in places:
+            for path in (path.parent for record in records for path in place.glob(f"[!.]*/{record}")):
+                own.setdefault(path.name, path)
         if name in own:
-            return self.config.runs / name
+            return own[name]
         if any((Path(name) / record).is_file() for record in records):
             return Path(name)
-        raise unknown_name("run", name, own)
+        raise UnknownNameError(
+            f"{unknown_name('run', name, own)} Looked in {places[0]} and {places[1]}; a path serves as well."
+        )
 
     def read_listed(self, split: str) -> pl.DataFrame:
         """Every row of a split's file in its order, duplicates included: what a submission answers.

@@ -133,7 +133,8 @@ def _weigh(
         for member, names in fits.items()
     }
     if plan.how == "fitted":
-        fitted = fit_blend(members, features.targets, video_ids=features.video_ids)
+        # By clips: two people of one clip are no strangers, and weights would be judged by what they were fitted on.
+        fitted = fit_blend(members, features.targets, video_ids=features.clip_ids)
         return _Weighing(fitted.weights[task], fitted.ways[task], fitted.scores[task])
     scores = {member: _score(features, task, predictions) for member, predictions in members.items()}
     known = {member: score for member, score in scores.items() if score is not None}

@@ -1,43 +1,25 @@
-"""The rows of a leaderboard, and its CSV: rewritten whole after each system, read back when the leaderboard goes on.
+"""The rows of a leaderboard: what a system scores, and what that is worth.
 
 A system has one row a seed as it was fitted (stage ``raw``), and one post-processed (``post``), if anything was
-calibrated. What its recipe only tells (published scores, which encoders are meant) is of the recipe as it is now. A
-file of that name which is no leaderboard is left alone and refused: it may be someone's work.
+calibrated. What its recipe only tells (published scores, which encoders are meant) is of the recipe as it is now.
 """
 
-import contextlib
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import polars as pl
-import xxhash
 
-from featurestore.atomic import replace_file
-from featurestore.errors import AbawError, FileExistsAlreadyError
-from featurestore.store import FeatureStore
-from heads.features.targets import labels_digest
 from heads.scoring.scores import PartScore, Scores
 from heads.tasks import PARTS
 
+from .boardkeys import StoreState, board_data, board_key, board_variant
 from .fitting import FittedSystem
 from .plan import SystemConfig
 from .system import System, stand_ins
-from .systemrecord import SystemRecord
-from .tables import recipe_to_table
 from .told import Published
-
-PROTOCOL: Final = 1
-"""Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
 
 STAGES: Final = ("raw", "post")
 _SCORED: Final = ("p", *PARTS)
-_TOLD: Final = ("title", "challenge", "year", "source", "link", "published", "notes", "needs")
-"""What a recipe tells of itself, and decides nothing. Its name does not either, but it tells whose row it is."""
-
 SCHEMA: Final = pl.Schema(
     {
         "system": pl.String,
@@ -59,107 +41,41 @@ SCHEMA: Final = pl.Schema(
         "calibrated_on": pl.String,
         "in_sample": pl.String,
         "stand_ins": pl.String,
+        "tuned": pl.String,
+        "options": pl.String,
         "encoders": pl.String,
         "data": pl.String,
+        "variant": pl.String,
         "key": pl.String,
     }
 )
-"""Columns: scores on val with their 95 % intervals by resampling videos, null where a part has no score; P's published
+"""Columns: scores on val with their 95 % intervals by resampling videos, null where a part has none; P's published
 figures, ``untold`` without its set; `folds` that each model was fitted once more in; `epochs` if they were set for all;
 `selected_on` picked the epochs; `in_sample`: why the score is no score of unseen frames; `stand_ins`: encoders that are
-not the recipe's; `data` names the embeddings, frames and labels that the row was computed from, `key` everything that
-decides it."""
+not the recipe's; `tuned`: those that were fine-tuned, commonly on train, and may know the frames of every fold;
+`options`: what is not as by default, as the system's folder has it; `data` names the embeddings, frames and labels that
+the row was computed from, `key` everything that decides it, `variant` the same without the seed."""
 
 BoardRow = dict[str, str | int | float | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreState:
-    """What a store holds, as far as it decides numbers.
-
-    Attributes
-    ----------
-    fingerprints
-        Encoder -> fingerprint of its embeddings' provenance; those that cannot be read are left out.
-    shapes
-        Encoder -> row shape of its embeddings; the same encoders.
-    frames, labels
-        Fingerprint of the frame table, digest of its labels and splits.
-    """
-
-    fingerprints: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
-    frames: str
-    labels: str
-
-    @classmethod
-    def of(cls, store: FeatureStore) -> "StoreState":
-        """As the store is now."""
-        prints: dict[str, str] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name in store.names():
-            with contextlib.suppress(AbawError):  # told by who reads it
-                embedding = store.embedding(name)
-                prints[name], shapes[name] = embedding.provenance.fingerprint, embedding.row_shape
-        frames = store.frames
-        return cls(fingerprints=prints, shapes=shapes, frames=frames.fingerprint, labels=labels_digest(frames))
-
-
-def board_key(state: StoreState, config: SystemConfig) -> str:
-    """The xxh3-128 of all that decides a system's numbers; what its recipe only tells is left out."""
-    recipe = recipe_to_table(config.recipe, full=True)
-    return _digest(
-        {
-            "recipe": {name: value for name, value in recipe.items() if name not in _TOLD},
-            "roles": {role: config.roles.get(role, role) for role in config.recipe.needs},
-            "seed": config.seed,
-            "calibrate_on": config.calibrate_on,
-            "folds": config.n_folds,
-            "epochs": config.epochs,
-            "select_on_folds": config.select_on_folds,
-            "data": board_data(state, config.recipe.on(config.roles).encoders),
-        }
-    )
-
-
-def record_key(record: SystemRecord) -> str:
-    """The same of a system on disk, by what it was fitted on."""
-    state = StoreState(fingerprints=record.encoders, shapes=record.shapes, frames=record.frames, labels=record.labels)
-    return board_key(state, record.config)
-
-
-def board_data(state: StoreState, encoders: Sequence[str]) -> str:
-    """The xxh3-128 of what a system is computed from: embeddings of its encoders, frames, labels.
-
-    Raises
-    ------
-    KeyError
-        If the store lacks one of the encoders.
-    """
-    return _digest(
-        {
-            "protocol": PROTOCOL,
-            "encoders": {name: state.fingerprints[name] for name in encoders},
-            "frames": state.frames,
-            "labels": state.labels,
-        }
-    )
 
 
 def board_rows(fitted: FittedSystem, system: System, state: StoreState) -> list[BoardRow]:
     """The rows of a fitted system: raw, and post-processed if anything was calibrated."""
     stages = {"raw": fitted.raw_scores} | ({} if fitted.calibration is None else {"post": fitted.scores})
     config, record = fitted.config, system.record
+    stream_bytes = record.stream_bytes
     shared: BoardRow = told_columns(config, state) | {
         "models": len(fitted.made),
         "parameters": fitted.n_parameters,
         "seconds": round(fitted.seconds, 3),
         "folds": config.n_folds,
-        "epochs": config.epochs,
+        "epochs": config.effective().epochs,
+        "options": "-".join(config.options) or None,
         "selected_on": "; ".join(record.selected_on),
         "encoders": "+".join(record.encoders),
         "data": board_data(state, system.encoders),
-        "key": board_key(state, config),
+        "variant": board_variant(state, config, stream_bytes=stream_bytes),
+        "key": board_key(state, config, stream_bytes=stream_bytes),
     }
     rows: list[BoardRow] = []
     for stage, scores in stages.items():
@@ -174,7 +90,8 @@ def board_rows(fitted: FittedSystem, system: System, state: StoreState) -> list[
 
 
 def told_columns(config: SystemConfig, state: StoreState) -> BoardRow:
-    """The columns of a system's rows that its recipe tells; they decide nothing and are not in the key."""
+    """The columns of a system's rows that its recipe and the store tell; they decide nothing and are not in the key."""
+    tuned = [name for name in config.recipe.on(config.roles).encoders if name in state.tuned]
     val, test, untold = (config.recipe.published.get(name, Published()) for name in ("val", "test", "untold"))
     return {
         "published_val": val.p,
@@ -184,41 +101,8 @@ def told_columns(config: SystemConfig, state: StoreState) -> BoardRow:
         "published_test_expr": test.expr,
         "published_test_va": test.va,
         "stand_ins": "; ".join(stand_ins(config, state.shapes)) or None,
+        "tuned": "+".join(tuned) or None,
     }
-
-
-def read_board(path: Path) -> pl.DataFrame:
-    """The rows of a leaderboard's CSV; none if there is no file.
-
-    Raises
-    ------
-    FileExistsAlreadyError
-        If the file is damaged, or is no leaderboard's.
-    """
-    if not path.exists():
-        return pl.DataFrame(schema=SCHEMA)
-    try:
-        content = path.read_bytes()
-        header = content.partition(b"\n")[0].decode().strip().split(",")
-        if header == list(SCHEMA):
-            table = pl.read_csv(io.BytesIO(content), schema=SCHEMA)
-            if not table["data"].null_count() + table["key"].null_count():
-                return table
-            problem = "a row has no data or no key"
-        else:
-            problem = f"its columns are {', '.join(header[:5])} ..."
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        problem = str(error).partition("\n")[0]
-    raise FileExistsAlreadyError(
-        f"A leaderboard was expected with columns {', '.join(list(SCHEMA)[:4])} ..., but the file in its place cannot "
-        f"be read as one: {problem} (file: {path}). Move it away, or choose another --out."
-    )
-
-
-def write_board(path: Path, table: pl.DataFrame) -> None:
-    """Write the rows as CSV, the whole file or nothing."""
-    with replace_file(path) as partial:
-        table.write_csv(partial)
 
 
 def as_board(rows: Sequence[BoardRow]) -> pl.DataFrame:
@@ -244,7 +128,3 @@ def _score_columns(scores: Scores) -> BoardRow:
         columns[f"{name}_low"] = None if part is None else part.low
         columns[f"{name}_high"] = None if part is None else part.high
     return columns
-
-
-def _digest(decisive: dict[str, object]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())

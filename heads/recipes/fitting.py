@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from heads.calibration.blend import Blend, error_correlation
@@ -20,6 +21,7 @@ from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import score_rows
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport
+from heads.runs.checks import check_calibrates, check_judged
 from heads.runs.making import Made, calibrated, make_each
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
@@ -152,6 +154,7 @@ def fit_system(
 ) -> FittedSystem:
     """What `fit_recipe` does, of a configuration."""
     started = time.monotonic()
+    _check(features, config)
     made = _made(features, config, on_step)
     blend = piece_blend(features, config.recipe, config.pieces(), held_out_of(made))
     raw = blend.apply({name: each.fitted.predictions for name, each in made.items()})
@@ -172,6 +175,17 @@ def fit_system(
         errors=_errors(features, config, made),
         seconds=time.monotonic() - started,
     )
+
+
+def _check(features: FeatureSet, config: SystemConfig) -> None:
+    """Refuse before the first fit what would be refused after it: the blend is calibrated, and not its parts."""
+    usable = np.zeros(len(features.frames), dtype=np.bool_)
+    for pieces in config.fits():
+        head, training = pieces[0].head, pieces[0].training
+        selects = [piece.training.select for piece in pieces]
+        check_judged(features, head, training, selects, select_on_folds=config.select_on_folds)
+        usable |= features.usable(head.encoders)
+    check_calibrates(features, usable, config.recipe.tasks, config.post, config.calibrate_on)
 
 
 def _held_out(features: FeatureSet, config: SystemConfig, made: Mapping[str, Made]) -> Predictions | None:
@@ -196,7 +210,7 @@ def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep
     made: dict[str, Made] = {}
     for number, pieces in enumerate(fits):
         first = pieces[0]
-        tell = _Teller(on_step, first.model, number * (n_folds + 1), n_folds, len(fits) * (n_folds + 1))
+        tell = _Teller(on_step, first.model, number * (n_folds + 1), n_folds, config.n_fits)
         results = make_each(
             features,
             first.head,
@@ -255,5 +269,6 @@ def _calibration(
         config.post,
         video_ids=features.video_ids,
         frame_numbers=features.frame_numbers,
+        group_ids=features.clip_ids,
         fitted_on=OUT_OF_FOLD if on_train else "val",
     )

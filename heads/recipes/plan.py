@@ -8,7 +8,7 @@ from featurestore.errors import unknown_name
 from heads.calibration.config import PostConfig
 from heads.checking import at_least, raise_all
 from heads.fitting.config import FitConfig
-from heads.light.config import LightConfig
+from heads.light.config import LAYERED, LightConfig
 from heads.modules.config import HeadConfig
 from heads.runs.judging import CALIBRATE_ON as SPLITS
 from heads.runs.judging import N_FOLDS, Judging
@@ -76,6 +76,36 @@ class SystemConfig:
         return N_FOLDS if asked is None and needed else asked
 
     @property
+    def n_fits(self) -> int:
+        """How many times something is fitted, folds included."""
+        return len(self.fits()) * ((self.n_folds or 0) + 1)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What is not as by default and has an effect, in short: ``("val", "epochs5")``; never roles and seed."""
+        own = self.effective()
+        told = [] if own.recipe.post.is_empty or own.calibrate_on == "train" else [own.calibrate_on]
+        told += [] if own.folds is None else [f"folds{own.folds}"]
+        told += [] if own.epochs is None else [f"epochs{own.epochs}"]
+        told += ["selected-on-folds"] if own.select_on_folds else []
+        return tuple(told)
+
+    def effective(self) -> "SystemConfig":
+        """The same fit without what changes nothing in it, so that two that differ in nothing else are one system.
+
+        Where nothing is post-processed, ``calibrate_on`` is ``"none"``; epochs that no model has or that are those of
+        all, folds that are those by default, and folds that would pick the epochs of models without a choice, go.
+        """
+        config = replace(self, calibrate_on="none") if self.recipe.post.is_empty else self
+        plain = replace(config, epochs=None, folds=None)
+        if all(_epochs(piece) in (None, config.epochs) for piece in plain.pieces()):
+            config = replace(config, epochs=None)
+        if not any(_has_choice(piece) for piece in plain.pieces()):
+            config = replace(config, select_on_folds=False)
+        by_default = replace(config, folds=None)
+        return by_default if by_default.n_folds == config.n_folds else config
+
+    @property
     def judging(self) -> Judging:
         """Of each of the fits by itself; what is calibrated is the blend."""
         return Judging(folds=self.n_folds, select_on_folds=self.select_on_folds)
@@ -113,6 +143,18 @@ class Piece:
     tasks: tuple[str, ...]
     head: HeadConfig | LightConfig
     training: FitConfig
+
+
+def _epochs(piece: Piece) -> int | None:
+    """Of its fit; None if it has none: trees are counted otherwise, and some heads are solved at once."""
+    if isinstance(piece.head, LightConfig):
+        return piece.head.epochs if piece.head.estimator in LAYERED else None
+    return piece.training.epochs
+
+
+def _has_choice(piece: Piece) -> bool:
+    """Whether its epoch is picked by a score, and not by the head itself or always the last."""
+    return not isinstance(piece.head, LightConfig) and piece.training.select_on == "val"
 
 
 def _pieces(member: Member, config: SystemConfig, number: int) -> Iterator[Piece]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from featurestore.errors import AbawError, unknown_name
+from featurestore.errors import AbawError, MissingEmbeddingsError, unknown_name
 from featurestore.store import FeatureStore
 
 from .recipe import Recipe
@@ -91,6 +91,37 @@ def standings(recipe: Recipe, store: FeatureStore, roles: Mapping[str, str]) -> 
         if role not in recipe.needs:
             raise unknown_name(f"role in recipe {recipe.name!r}", role, recipe.needs)
     return tuple(_standing(role, need, store, roles.get(role, role)) for role, need in recipe.needs.items())
+
+
+def check_ready(recipe: Recipe, store: FeatureStore, roles: Mapping[str, str]) -> None:
+    """Refuse a store that a recipe cannot be fitted on, with all that would bring what is missing.
+
+    Parameters
+    ----------
+    recipe, store, roles
+        As of `standings`.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such role, or the encoder that is to play one is not in the store.
+    MissingEmbeddingsError
+        If encoders are missing, incomplete or of another kind.
+    """
+    found = standings(recipe, store, roles)
+    for encoder in roles.values():
+        if encoder not in store:
+            raise unknown_name("encoder", encoder, store.names())
+    lacking = [each for each in found if not each.is_ready]
+    if not lacking:
+        return
+    problems = "; ".join(each.problem.removesuffix(".") for each in lacking)
+    remedies = "; ".join(dict.fromkeys(each.remedy for each in lacking))
+    raise MissingEmbeddingsError(
+        f"Recipe {recipe.name!r} reads {', '.join(each.encoder for each in found)}, but {problems} "
+        f"(store: {store.location}). To bring what is missing: {remedies}. Or let another encoder of the store stand "
+        f"in for it: --use {lacking[0].role}=NAME."
+    )
 
 
 def stand_in(role: str, need: Need, encoder: str, shape: tuple[int, ...]) -> str | None:

@@ -94,7 +94,7 @@ class System:
         fitted, features
             The result of a fit and its input.
         name
-            Of the system; ``<recipe>_seed<n>`` by default.
+            Of the system; `system_name` by default.
         """
         config, calibration = fitted.config, fitted.calibration
         encoders = config.recipe.on(config.roles).encoders
@@ -114,6 +114,7 @@ class System:
             parameters=fitted.n_parameters,
             seconds=fitted.seconds,
             versions=versions(),
+            stream_bytes=features.stream_bytes,
         )
         members = {
             piece.name: Run.from_fit(
@@ -227,8 +228,12 @@ class System:
 
 
 def system_name(config: SystemConfig) -> str:
-    """The default name of a system, such as ``netease_seed1``."""
-    return f"{config.recipe.name}_seed{config.seed}"
+    """The default name of a system, such as ``netease_seed1``, and what is not as by default (see `options`).
+
+    Such as ``netease_seed1-val-epochs5``: calibrated on val, five epochs. So systems that differ in options do not
+    replace each other; those that differ in roles do.
+    """
+    return "-".join([f"{config.recipe.name}_seed{config.seed}", *config.options])
 
 
 def prepare_system_folder(

@@ -50,6 +50,8 @@ class SystemRecord:
         Of everything.
     versions
         Package -> version.
+    stream_bytes
+        Budget of the stream that the embeddings came by; None if they were loaded as a whole (see `RunRecord`).
     format
         Of the folder.
     """
@@ -68,6 +70,7 @@ class SystemRecord:
     parameters: int
     seconds: float
     versions: Mapping[str, str]
+    stream_bytes: int | None = None
     format: int = field(default=FORMAT)
 
     def to_dict(self) -> dict[str, JsonValue]:
@@ -89,6 +92,7 @@ class SystemRecord:
             "parameters": self.parameters,
             "seconds": self.seconds,
             "versions": dict(self.versions),
+            "stream_bytes": self.stream_bytes,
         }
 
     @classmethod

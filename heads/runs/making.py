@@ -8,9 +8,6 @@ model that never saw the video; or, if it is asked for by name, on val, and then
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from featurestore.errors import ConfigError
 from heads.arrays import IntArray
 from heads.calibration.calibrate import calibrate
 from heads.calibration.calibration import Calibration
@@ -27,6 +24,7 @@ from heads.modules.config import HeadConfig
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 
+from .checks import check_calibrates, check_judged
 from .judging import Judging
 
 
@@ -134,7 +132,8 @@ def make_each(
     head has no epochs: its one fit stands for all.
     """
     judging = judging or Judging()
-    _check_calibrates(features, config.encoders, config.joint, judging)
+    check_judged(features, config, training, selects, select_on_folds=judging.select_on_folds)
+    check_calibrates(features, features.usable(config.encoders), config.joint, judging.post, judging.calibrate_on)
     held_out: Sequence[OutOfFold | None] = [None] * len(selects)
     if judging.n_folds is not None:
         folds = video_folds(features.frames, judging.n_folds, seed=judging.fold_seed)
@@ -152,25 +151,6 @@ def make_each(
     else:
         fitted = fit_each(features, config, training, selects, on_epoch=on_epoch)
     return tuple(_judged(features, judging, each, folded) for each, folded in zip(fitted, held_out, strict=True))
-
-
-def _check_calibrates(features: FeatureSet, encoders: Sequence[str], joint: Sequence[str], judging: Judging) -> None:
-    """Refuse before the fit what `calibrate` would refuse after it."""
-    if judging.post.is_empty:
-        return
-    wanted = judging.post.tasks
-    if not set(wanted) & set(joint):
-        raise ConfigError(
-            f"Post-processing of {', '.join(wanted)} was asked for, but the head joins {', '.join(joint)}. "
-            "Join one of these tasks, or leave the post-processing out."
-        )
-    rows = features.frames.rows(judging.calibrate_on)
-    n_videos = len(np.unique(features.clip_ids[rows[features.usable(encoders)[rows]]]))
-    if n_videos < 2:
-        raise ConfigError(
-            f"Post-processing is judged on videos that it was not fitted on, but {judging.calibrate_on} has embeddings "
-            f"of {n_videos}. Calibrate on {'val' if judging.calibrate_on == 'train' else 'train'}, or leave it out."
-        )
 
 
 def _judged(

@@ -4,7 +4,8 @@ import inspect
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from cli.recipe_tables import WIDE, recipe_line, recipes_table
+from cli.workspace import open_workspace
 from extractor.encoders.presets import find_preset
 from featurestore.store import FeatureStore
 from heads.recipes.board import SCHEMA
@@ -198,3 +200,81 @@ def test_the_list_fits_a_terminal(width: int, finished: Path) -> None:
     assert len(text.strip("\n ").splitlines()) <= n_needs + len(lines) + 2
     assert ("PFLOP" in text) == (width == 120)
     assert text.count("1.634?") == 1
+
+
+def test_a_system_of_the_leaderboard_is_found_by_name(
+    abaw: Abaw, refused: Callable[..., str], finished: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "work")
+    asked = ("leaderboard", "--only", "linear-probe", "--epochs", 1, "--device", "cpu", "-w", copy)
+    assert abaw(*asked).code == 0
+    name = "linear-probe_seed1-epochs1"
+    scores = abaw("evaluate", name, "--json", "--device", "cpu", "-w", copy).json()
+    assert scores["run"] == name
+    assert abaw("compare", name, "joint", "-w", copy).code == 0
+    predicted = abaw("predict", name, "--out", tmp_path / "predictions.txt", "--device", "cpu", "-w", copy)
+    assert predicted.code == 0, predicted.err
+    told = refused(2, "evaluate", "linear-probe_seed1", "-w", copy)
+    assert f"Did you mean '{name}'?" in told
+    assert f"Looked in {copy / 'runs'} and {copy / 'leaderboard'}" in told
+    # What `fit-heads` leaves in runs/ comes first.
+    shutil.copytree(copy / "leaderboard" / name, copy / "runs" / name)
+    assert open_workspace(copy).find_run(name) == copy / "runs" / name
+
+
+def test_finished_systems_move_the_bar(
+    abaw: Abaw, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("leaderboard", "--only", "linear-probe", "--epochs", 1, "--device", "cpu", "--no-save")
+    asked = (*asked, "--out", tmp_path / "board", "-w", finished)
+    updates: list[tuple[int, int, str]] = []
+
+    @contextmanager
+    def bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+        yield lambda done, total, note: updates.append((done, total, note))
+
+    monkeypatch.setattr("cli.console.progress_bar", bar)
+    for state in ("fitted", "kept"):
+        updates.clear()
+        assert abaw(*asked).code == 0
+        assert updates[-1] == (1, 1, f"linear-probe (seed 1): {state}")
+
+
+def test_all_that_a_recipe_lacks_is_told(refused: Callable[..., str], finished: Path) -> None:
+    fit = ("fit-heads", "-w", finished, "--recipe")
+    scu = refused(1, *fit, "scu")
+    assert "abaw extract --encoder dinov2_giant_238 --pooling tokens" in scu
+    assert "--encoder dinov2_giant_238-tokens-pca128" not in scu
+    aim3 = refused(1, *fit, "aim3")
+    for told in ("--encoder iresnet100", "--encoder densenet121", "--use iresnet100=NAME"):
+        assert told in aim3
+    assert "There is no encoder 'nobody'" in refused(2, *fit, "aim3", "--use", "iresnet100=nobody")
+
+
+def test_options_without_effect_are_told(
+    abaw: Abaw, refused: Callable[..., str], finished: Path, tmp_path: Path
+) -> None:
+    on_val = refused(2, "fit-heads", "--recipe", "linear-probe", "--calibrate-on", "val", "-w", finished)
+    assert "recipe 'linear-probe' has none, got 'val'" in on_val
+    text = """
+        name = "solved"
+        title = "a ridge"
+        needs = { mae = { what = "MAE", dim = 32 } }
+        model = [{ name = "m", tasks = ["v"], light = { estimator = "ridge", joint = ["v"] } }]
+    """
+    (tmp_path / "solved.toml").write_text(inspect.cleandoc(text))
+    copy = shutil.copytree(finished, tmp_path / "work")
+    asked = ("fit-heads", "--recipe", tmp_path / "solved.toml", "--epochs", 3, "--device", "cpu", "-w", copy)
+    fitted = abaw(*asked, "--json")
+    assert fitted.code == 0, fitted.err
+    assert "--epochs 3 changes nothing in recipe 'solved'" in fitted.err
+    assert (fitted.json()["system"], fitted.json()["remarks"]) == ("solved_seed1", [])
+
+
+def test_shortened_epochs_are_told(abaw: Abaw, finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "work")
+    asked = ("fit-heads", "--recipe", "linear-probe", "--epochs", 1, "--device", "cpu", "-w", copy)
+    facts = abaw(*asked, "--json").json()
+    assert facts["system"] == "linear-probe_seed1-epochs1"
+    assert (facts["epochs"], facts["remarks"]) == (1, ["epochs not the recipe's, but 1"])
+    assert "x: epochs not the recipe's, but 1" in abaw(*asked).out

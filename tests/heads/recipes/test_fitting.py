@@ -9,7 +9,9 @@ import pytest
 
 from featurestore.errors import ConfigError, UnknownNameError
 from featurestore.frames import FrameTable
+from heads.arrays import IntArray
 from heads.calibration.config import PostConfig
+from heads.calibration.folding import balanced_folds
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.folds import video_folds
@@ -22,6 +24,7 @@ from heads.recipes.fitting import FitStep, fit_recipe
 from heads.recipes.member import BlendPlan, Member
 from heads.recipes.plan import SystemConfig
 from heads.recipes.recipe import Recipe
+from heads.recipes.system import system_name
 from heads.recipes.told import Need
 from heads.scoring.predictions import Predictions
 
@@ -63,6 +66,10 @@ def recipe_of(*models: Member, **rest: object) -> Recipe:
     used = {role for model in models for role in model.head.encoders}
     needs = {role: NEEDS[role] for role in used}
     return Recipe(name="r", title="t", models=models, needs=needs, **rest)  # type: ignore[arg-type]
+
+
+SOLVED = Member(name="solved", tasks=("v",), head=LightConfig(estimator="ridge", joint=("v",)))
+"""One that has no epochs, and nothing to pick."""
 
 
 def same(one: Predictions, other: Predictions) -> bool:
@@ -131,6 +138,31 @@ class TestPlan:
     ) -> None:
         recipe = recipe_of(linear("one"), linear("two", encoder="au"), **rest)
         assert SystemConfig(recipe=recipe, roles={}, calibrate_on=calibrate_on, folds=folds).n_folds == wanted
+
+    @pytest.mark.parametrize(
+        ("rest", "asked", "options"),
+        [
+            ({}, {"calibrate_on": "val"}, ()),
+            ({"post": PostConfig(thresholds=True)}, {"calibrate_on": "val"}, ("val",)),
+            ({"post": PostConfig(thresholds=True)}, {"calibrate_on": "none"}, ("none",)),
+            ({"post": PostConfig(thresholds=True)}, {"folds": 5}, ()),
+            ({}, {"folds": 5}, ("folds5",)),
+            ({"folds": 4}, {"folds": 4}, ()),
+            ({}, {"epochs": 3}, ()),  # the model's own
+            ({}, {"epochs": 2, "select_on_folds": True}, ("epochs2", "selected-on-folds")),
+            ({"models": (linear("one", select_on="last"),)}, {"select_on_folds": True}, ()),
+            ({"models": (SOLVED,)}, {"epochs": 2, "select_on_folds": True}, ()),
+            ({"models": (SOLVED, linear("one"))}, {"epochs": 2}, ("epochs2",)),
+        ],
+    )
+    def test_what_changes_nothing_is_no_option(
+        self, rest: dict[str, object], asked: dict[str, object], options: tuple[str, ...]
+    ) -> None:
+        recipe = replace(recipe_of(linear("one")), **rest)  # type: ignore[arg-type]
+        config = SystemConfig(recipe=recipe, roles={}, **asked)  # type: ignore[arg-type]
+        assert config.options == options
+        assert config.effective().effective() == config.effective()
+        assert system_name(config) == "-".join(["r_seed1", *options])
 
     def test_what_cannot_be_planned_is_refused(self) -> None:
         fusing = Member(
@@ -234,6 +266,60 @@ class TestBlend:
         assert folded.errors is not None
         assert folded.errors["rows"].unique().to_list() == [OUT_OF_FOLD]
         assert fit_recipe(small_features, recipe_of(linear("one"))).errors is None
+
+
+def test_two_people_of_one_clip_share_a_fold(
+    new_features: Callable[..., FeatureSet], make_frames: Callable[..., FrameTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of the blend, and what is calibrated, are judged by clips that they were not fitted on."""
+    videos = {f"t{i}_{side}": ("train", 12) for i in range(3) for side in ("left", "right")} | {"v": ("val", 20)}
+    frames = make_frames(videos, unlabelled=0.0)
+    drawn = np.random.default_rng(0).normal(size=(2, len(frames), 4)).astype(np.float32)
+    features = new_features(frames, dict(zip(("mae", "au"), drawn, strict=True)))
+    dealt: list[IntArray] = []
+
+    def deal(ids: IntArray, n_folds: int, *, seed: int) -> IntArray:
+        dealt.append(balanced_folds(ids, n_folds, seed=seed))
+        return dealt[-1]
+
+    for module in ("blend", "calibrate"):
+        monkeypatch.setattr(f"heads.calibration.{module}.balanced_folds", deal)
+    post = PostConfig(rescale=True, least_gain=0.0)
+    recipe = recipe_of(linear("one"), linear("two", encoder="au"), blend=BlendPlan(how="fitted"), post=post)
+    fit_recipe(features, recipe, folds=3, epochs=1)
+    whole = [folds for folds in dealt if len(folds) == 72]  # the blend's and the calibration's, of all rows of train
+    assert len(whole) == 2
+    clips = features.clip_ids[frames.rows("train")]
+    for folds in whole:
+        assert [len(set(folds[clips == clip].tolist())) for clip in np.unique(clips)] == [1, 1, 1]
+
+
+class TestRefusals:
+    """What would be refused after the fits is refused before the first."""
+
+    def test_a_calibration_on_one_video(
+        self, new_features: Callable[..., FeatureSet], make_frames: Callable[..., FrameTable]
+    ) -> None:
+        frames = make_frames({"t0": ("train", 20), "t1": ("train", 20), "v": ("val", 20)}, unlabelled=0.0)
+        features = new_features(frames, {"mae": np.zeros((len(frames), 4), np.float32)})
+        recipe, steps = recipe_of(linear("one"), post=PostConfig(rescale=True)), list[FitStep]()
+        with pytest.raises(ConfigError, match=r"val has embeddings of 1\. Calibrate on train, or leave it out"):
+            fit_recipe(features, recipe, calibrate_on="val", on_step=steps.append)
+        assert steps == []
+
+    def test_a_second_model_that_val_cannot_judge(
+        self, new_features: Callable[..., FeatureSet], make_frames: Callable[..., FrameTable]
+    ) -> None:
+        frames = make_frames({"t0": ("train", 20), "t1": ("train", 20), "v": ("val", 20)}, unlabelled=0.0)
+        no_arousal = pl.when(pl.col("split") == "val").then(None).otherwise(pl.col("arousal")).alias("arousal")
+        frames = FrameTable(frames.data.with_columns(no_arousal))
+        features = new_features(frames, {"mae": np.zeros((len(frames), 4), np.float32)})
+        steps: list[FitStep] = []
+        with pytest.raises(
+            ConfigError, match=r"too few have both an embedding and a label of a \(0; at least 2 needed"
+        ):
+            fit_recipe(features, recipe_of(linear("one"), linear("two", tasks=("a",))), on_step=steps.append)
+        assert steps == []
 
 
 class TestCalibration:

@@ -20,8 +20,11 @@ from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 from heads.recipes.board import SCHEMA
-from heads.recipes.boardtable import board_lines, remarks, render_board
-from heads.recipes.leaderboard import BoardConfig, EntryReport, Leaderboard, run_leaderboard
+from heads.recipes.boardconfig import BoardConfig
+from heads.recipes.boardlines import board_lines
+from heads.recipes.boardtable import remarks, render_board
+from heads.recipes.fitting import FitStep
+from heads.recipes.leaderboard import EntryReport, Leaderboard, run_leaderboard
 from heads.recipes.member import Member
 from heads.recipes.recipe import Recipe
 from heads.recipes.system import System
@@ -188,7 +191,7 @@ def test_an_option_is_a_folder_of_its_own(small_store: FeatureStore, tmp_path: P
 
 
 def test_a_finished_system_without_its_folder_is_fitted_again(small_store: FeatureStore, tmp_path: Path) -> None:
-    saved = replace(CONFIG, save=True, epochs=1)
+    saved = replace(CONFIG, save=True, epochs=1)  # which is no option of a head that is solved at once
     run(small_store, tmp_path, SMALL, config=replace(saved, save=False))
     _, reports, notes = run(small_store, tmp_path, SMALL, config=saved)
     assert [report.is_kept for report in reports] == [False]
@@ -198,7 +201,7 @@ def test_a_finished_system_without_its_folder_is_fitted_again(small_store: Featu
     _, reports, notes = run(small_store, tmp_path, SMALL, config=saved)
     assert [report.is_kept for report in reports] == [False]
     assert "its folder does not hold it" in notes[0]
-    assert read_system(tmp_path / "small_seed1-epochs1").config.roles == {}
+    assert read_system(tmp_path / "small_seed1").config.roles == {}
     # What the recipe only tells is no other system.
     _, reports, notes = run(small_store, tmp_path, replace(SMALL, notes=("new",)), config=saved)
     assert ([report.is_kept for report in reports], notes) == ([True], [])
@@ -339,4 +342,105 @@ def test_what_does_not_fit_in_memory_at_once_is_read_system_by_system(
     loaded.clear()
     n_bytes = len(small_store.frames) * 16 * 2
     run(small_store, tmp_path / "b", one, two, config=replace(CONFIG, memory_bytes=n_bytes + n_bytes // 2))
-    assert loaded == [("mae", "au"), ("mae",), ("au",)]
+    assert loaded == [("mae",), ("au",)]
+    loaded.clear()
+    run(small_store, tmp_path / "a", one, two)
+    assert loaded == []  # nothing is to be fitted
+
+
+def test_two_at_once_keep_each_other_s_rows(small_store: FeatureStore, tmp_path: Path) -> None:
+    first, second = linear("first", "mae"), linear("second", "au")
+    reports: list[EntryReport] = []
+
+    def another(name: str, _: object) -> None:
+        """While the one fits its first system, another one begins, and finishes two."""
+        if name == "first" and not (tmp_path / "leaderboard.csv").exists():
+            run(small_store, tmp_path, SMALL, second)
+
+    run_leaderboard(small_store, [first, second], CONFIG, out=tmp_path, on_step=another, on_entry=reports.append)
+    table = pl.read_csv(tmp_path / "leaderboard.csv", schema=SCHEMA)
+    assert sorted(table["system"]) == ["first", "second", "small"]
+    assert [report.is_kept for report in reports] == [False, True]
+    markdown = (tmp_path / "leaderboard.md").read_text()
+    assert [f"| {name} |" in markdown for name in table["system"]] == [True, True, True]
+
+
+def test_streamed_embeddings_are_another_system(
+    own_store: FeatureStore,
+    tmp_path: Path,
+    label_vectors: Callable[..., NDArray[np.float32]],
+    add_encoder: Callable[..., None],
+) -> None:
+    add_encoder(own_store, "cut", label_vectors(own_store.frames), chunk_rows=4)  # little is enough for its stream
+    head = HeadConfig(encoder="cut", temporal="none", seq=1)
+    model = Member(name="m", tasks=ALL, head=head, training=FitConfig(epochs=1, batch_frames=4))
+    recipe, out = replace(linear("one", "cut"), models=(model,)), tmp_path / "out"
+    streamed = replace(CONFIG, save=True, memory_bytes=1500)
+    run(own_store, out, recipe)
+    for is_kept in (False, True):
+        _, reports, notes = run(own_store, out, recipe, config=streamed)
+        assert reports[0].problem == ""
+        assert ([report.is_kept for report in reports], notes) == ([is_kept], [])
+    assert read_system(out / "one_seed1").stream_bytes == 1500
+    assert pl.read_csv(out / "leaderboard.csv", schema=SCHEMA)["key"].n_unique() == 2
+
+
+def test_fine_tuned_encoders_are_named(
+    own_store: FeatureStore, tmp_path: Path, label_vectors: Callable[..., NDArray[np.float32]]
+) -> None:
+    vectors = label_vectors(own_store.frames, seed=3)
+    told = own_store.embedding("mae").provenance
+    with own_store.writer("tuned", replace(told, weights="t", parent="mae"), row_shape=(16,)) as writer:
+        for _, first, stop in writer.pending():
+            writer.append(first, vectors[first:stop])
+    board, _, _ = run(own_store, tmp_path / "out", linear("plain", "mae"), linear("other", "tuned"))
+    assert dict(board.rows.select("system", "tuned").rows()) == {"plain": None, "other": "tuned"}
+    lines = board_lines(board.rows)
+    assert {line.system: "t" in line.marks for line in lines} == {"plain": False, "other": True}
+    under = list(remarks(lines, missing={}, failed={}))
+    assert "other: fine-tuned: tuned" in under
+    assert any(line.startswith("t: encoders that were fine-tuned") for line in under)
+    assert "- other: fine-tuned: tuned\n" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_the_markdown_is_of_all_that_is_true(small_store: FeatureStore, tmp_path: Path) -> None:
+    board, _, _ = run(small_store, tmp_path, linear("none", "nobody"))
+    assert (board.markdown, (tmp_path / "leaderboard.md").exists()) == (None, False)
+    one = linear("one", "mae")
+    run(small_store, tmp_path, one)
+    run(small_store, tmp_path, one, config=replace(CONFIG, epochs=2, seeds=(1, 2)))
+    failing, _, _ = run(small_store, tmp_path, linear("none", "nobody"))
+    assert (failing.rows.height, failing.markdown) == (0, tmp_path / "leaderboard.md")
+    markdown = (tmp_path / "leaderboard.md").read_text()
+    # Those of other options are not averaged with them.
+    assert markdown.count("| one |") == markdown.count("| one (epochs2) |") == 1
+    assert "standard deviation over seeds: one (epochs2) (2)" in markdown
+    assert "none: not fitted." in markdown
+
+
+@pytest.mark.parametrize("change", [{"calibrate_on": "val"}, {"calibrate_on": "none"}, {"epochs": 3}])
+def test_an_option_without_effect_is_no_other_system(
+    small_store: FeatureStore, tmp_path: Path, change: dict[str, object]
+) -> None:
+    saved = replace(CONFIG, save=True)
+    run(small_store, tmp_path, SMALL, config=saved)
+    _, reports, notes = run(small_store, tmp_path, SMALL, config=replace(saved, **change))  # type: ignore[arg-type]
+    assert ([report.is_kept for report in reports], notes) == ([True], [])
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["small_seed1"]
+
+
+def test_fits_are_counted_over_all_systems(small_store: FeatureStore, tmp_path: Path) -> None:
+    one, two = linear("one", "mae"), linear("two", "au", folds=2)
+    run(small_store, tmp_path, one)
+    steps: list[FitStep] = []
+    reports: list[EntryReport] = []
+    run_leaderboard(
+        small_store,
+        [one, two],
+        CONFIG,
+        out=tmp_path,
+        on_step=lambda _, step: steps.append(step),
+        on_entry=reports.append,
+    )
+    assert [(step.done, step.n_fits) for step in steps] == [(2, 4), (3, 4), (4, 4)]
+    assert [(each.is_kept, each.fits_done, each.n_fits) for each in reports] == [(True, 1, 4), (False, 4, 4)]

@@ -137,7 +137,9 @@ def test_a_folder_of_something_else_is_left_alone(
 
 def test_embeddings_of_other_weights_are_refused(saved: Path, small_features: FeatureSet) -> None:
     prints = {**small_features.fingerprints, "mae": "0" * 32}
-    with pytest.raises(EncoderMismatchError, match=r"Head 'two_seed1' was fitted on embeddings of encoder 'mae'"):
+    with pytest.raises(
+        EncoderMismatchError, match=r"Head 'two_seed1-folds2' was fitted on embeddings of encoder 'mae'"
+    ):
         System.load(saved).predict(replace(small_features, fingerprints=prints))
 
 

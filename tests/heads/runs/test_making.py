@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 
 from featurestore.errors import ConfigError, UnknownNameError
 from featurestore.frames import FrameTable
+from featurestore.labels import LABEL_COLUMNS
 from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
+from heads.fitting.outoffold import FoldReport
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 from heads.runs.judging import Judging
@@ -122,3 +125,37 @@ def test_refusals(videos: FeatureSet) -> None:
         Judging(calibrate_on="test")
     with pytest.raises(ConfigError, match=r"9 folds of whole clips .* the train split has 6"):
         make(videos, HEAD, TRAINING, Judging(folds=9))
+
+
+@pytest.mark.parametrize(
+    ("config", "select_on", "on_folds", "reason"),
+    [
+        (HEAD, "val", False, "The best epoch is picked on val"),
+        (HEAD, "last", False, "What is fitted is scored on val"),
+        (HEAD, "val", True, "What is fitted is scored on val"),
+        (LightConfig(estimator="ridge"), "val", False, "What is fitted is scored on val"),
+    ],
+    ids=["val", "last", "folds", "light"],
+)
+@pytest.mark.parametrize("n_rows", [0, 30])
+def test_a_val_that_cannot_judge_is_refused_before_any_fold(
+    config: HeadConfig | LightConfig,
+    select_on: str,
+    on_folds: bool,
+    reason: str,
+    n_rows: int,
+    new_features: Build,
+    make_frames: MakeFrames,
+    label_vectors: MakeVectors,
+) -> None:
+    frames = make_frames({f"t{i}": ("train", 12) for i in range(4)} | ({"v": ("val", n_rows)} if n_rows else {}))
+    is_val = pl.col("split") == "val"
+    frames = FrameTable(
+        frames.data.with_columns(pl.when(is_val).then(None).otherwise(pl.col(c)).alias(c) for c in LABEL_COLUMNS)
+    )
+    features = new_features(frames, {"mae": label_vectors(frames)})
+    folds: list[FoldReport] = []
+    judging = Judging(folds=2, select_on_folds=on_folds)
+    with pytest.raises(ConfigError, match=rf"{reason}, but of its {n_rows} rows too few have both"):
+        make(features, config, replace(TRAINING, select_on=select_on), judging, on_fold=folds.append)
+    assert folds == []
