@@ -9,8 +9,8 @@ from .options import HEAD_PANEL, DeviceOption, JsonOption, MemoryOption, Workspa
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
+    from heads.leaderboard.running import EntryReport, Leaderboard
     from heads.recipes.fitting import FitStep
-    from heads.recipes.leaderboard import EntryReport, Leaderboard
 
 _recipes = typer.Typer(help="The published systems: list them, show one.")
 _HERE = Path()
@@ -121,9 +121,9 @@ def leaderboard(
     """
     from featurestore.bytesize import parse_bytes
     from featurestore.errors import unknown_name
-    from heads.recipes.boardconfig import BoardConfig
+    from heads.leaderboard.config import BoardConfig
+    from heads.leaderboard.running import run_leaderboard
     from heads.recipes.catalogue import find_recipe, recipe_names
-    from heads.recipes.leaderboard import run_leaderboard
     from heads.tasks import parse_names
 
     from .console import progress_bar, warn
@@ -216,9 +216,9 @@ def _store(workspace: Path) -> "FeatureStore | None":
 
 
 def _tell_board(board: "Leaderboard", out: Path, *, json_: bool) -> None:
-    from heads.recipes.boardlines import board_lines
-    from heads.recipes.boardtable import WIDE, remarks, render_board
-    from heads.recipes.leaderboard import BOARD_FILE
+    from heads.leaderboard.lines import board_lines
+    from heads.leaderboard.running import BOARD_FILE
+    from heads.leaderboard.table import WIDE, remarks, render_board
 
     from .console import print_json, stdout
 

@@ -102,7 +102,7 @@ def _without_idle(config: "SystemConfig") -> "SystemConfig":
 
 def config_remarks(config: "SystemConfig") -> list[str]:
     """What a leaderboard marks of a system as it was asked for, in words."""
-    from heads.recipes.boardlines import MARKS
+    from heads.leaderboard.lines import MARKS
 
     return [] if config.epochs is None else [f"{MARKS['x']}, but {config.epochs}"]
 

@@ -11,7 +11,7 @@ FOLDERS = ("featurestore", "heads", "extractor", "cli")
 ROOMS = {
     "heads": (
         *("features", "modules", "losses", "fitting", "light", "scoring", "calibration"),
-        *("runs", "recipes", "ablation", "search", "export"),
+        *("runs", "recipes", "leaderboard", "ablation", "search", "export"),
     ),
     "featurestore": ("storage", "challenge", "images", "exchange", "inspection"),
     "extractor": ("encoders", "pixels", "extraction", "training", "synth"),

@@ -1,1 +1,1 @@
-"""Published systems as recipes, fitted side by side."""
+"""Published systems as recipes."""

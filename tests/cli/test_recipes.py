@@ -16,7 +16,7 @@ from cli.recipe_tables import WIDE, recipe_line, recipes_table
 from cli.workspace import open_workspace
 from extractor.encoders.presets import find_preset
 from featurestore.store import FeatureStore
-from heads.recipes.board import SCHEMA
+from heads.leaderboard.rows import SCHEMA
 from heads.recipes.catalogue import find_recipe, recipe_names
 from heads.recipes.system import System
 from heads.recipes.tomlfile import parse_recipe

@@ -143,3 +143,46 @@ def new_features(tmp_path: Path) -> Callable[[FrameTable, Mapping[str, NDArray[n
         return FeatureSet.load(made, tuple(encoders), device="cpu")
 
     return build
+
+
+_SMALL_VIDEOS = {
+    **{f"train{number}": ("train", 9) for number in range(4)},
+    **{f"val{number}": ("val", 8) for number in range(2)},
+    "test": ("test", 8),
+}
+
+
+@pytest.fixture(scope="session")
+def small_frames(make_frames: Callable[..., FrameTable]) -> FrameTable:
+    """60 rows, for whole systems."""
+    return make_frames(_SMALL_VIDEOS)
+
+
+@pytest.fixture(scope="session")
+def fill_store(
+    label_vectors: Callable[..., NDArray[np.float32]], add_encoder: Callable[..., None]
+) -> Callable[[FeatureStore], None]:
+    """Put encoders mae, au, expr, v, a of 16 columns into a store, and tokens, 3 of 4 columns."""
+
+    def fill(store: FeatureStore) -> None:
+        for seed, name in enumerate(("mae", "au", "expr", "v", "a")):
+            add_encoder(store, name, label_vectors(store.frames, seed=seed, noise=0.3), weights=name)
+        drawn = np.random.default_rng(0).normal(size=(len(store.frames), 3, 4))
+        add_encoder(store, "tokens", drawn.astype(np.float32), weights="tokens")
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def small_store(
+    small_frames: FrameTable, fill_store: Callable[[FeatureStore], None], tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
+    """Nobody changes it."""
+    made = FeatureStore.create(tmp_path_factory.mktemp("recipes") / "features", small_frames)
+    fill_store(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_features(small_store: FeatureStore) -> FeatureSet:
+    return FeatureSet.load(small_store, small_store.names(), device="cpu")

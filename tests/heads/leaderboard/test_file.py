@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from featurestore.errors import FileExistsAlreadyError
-from heads.recipes.board import SCHEMA, BoardRow, as_board
-from heads.recipes.boardfile import board_lock, read_board, read_rows, write_board
+from heads.leaderboard.file import board_lock, read_board, read_rows, write_board
+from heads.leaderboard.rows import SCHEMA, BoardRow, as_board
 
 
 def row(key: str) -> BoardRow:

@@ -15,7 +15,7 @@ import polars as pl
 from featurestore.atomic import replace_file
 from featurestore.errors import FileExistsAlreadyError
 
-from .board import SCHEMA, BoardRow, as_board
+from .rows import SCHEMA, BoardRow, as_board
 
 
 def read_board(path: Path) -> pl.DataFrame:

@@ -15,10 +15,9 @@ import xxhash
 from featurestore.errors import AbawError
 from featurestore.store import FeatureStore
 from heads.features.targets import labels_digest
-
-from .plan import SystemConfig
-from .systemrecord import SystemRecord
-from .tables import recipe_to_table
+from heads.recipes.plan import SystemConfig
+from heads.recipes.systemrecord import SystemRecord
+from heads.recipes.tables import recipe_to_table
 
 PROTOCOL: Final = 2
 """Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from featurestore.atomic import replace_file
+from heads.recipes.standing import Standing
 
-from .boardlines import SCORED, board_lines
-from .boardtable import TITLES, beside, published_figure, remarks, score_text
-from .standing import Standing
+from .lines import SCORED, board_lines
+from .table import TITLES, beside, published_figure, remarks, score_text
 
 
 def write_markdown(

@@ -17,14 +17,14 @@ from featurestore.store import FeatureStore
 from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
+from heads.leaderboard.config import BoardConfig
+from heads.leaderboard.lines import board_lines
+from heads.leaderboard.rows import SCHEMA
+from heads.leaderboard.running import EntryReport, Leaderboard, run_leaderboard
+from heads.leaderboard.table import remarks, render_board
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
-from heads.recipes.board import SCHEMA
-from heads.recipes.boardconfig import BoardConfig
-from heads.recipes.boardlines import board_lines
-from heads.recipes.boardtable import remarks, render_board
 from heads.recipes.fitting import FitStep
-from heads.recipes.leaderboard import EntryReport, Leaderboard, run_leaderboard
 from heads.recipes.member import Member
 from heads.recipes.recipe import Recipe
 from heads.recipes.system import System

@@ -9,14 +9,14 @@ from typing import Final
 
 import polars as pl
 
+from heads.recipes.fitting import FittedSystem
+from heads.recipes.plan import SystemConfig
+from heads.recipes.system import System, stand_ins
+from heads.recipes.told import Published
 from heads.scoring.scores import PartScore, Scores
 from heads.tasks import PARTS
 
-from .boardkeys import StoreState, board_data, board_key, board_variant
-from .fitting import FittedSystem
-from .plan import SystemConfig
-from .system import System, stand_ins
-from .told import Published
+from .keys import StoreState, board_data, board_key, board_variant
 
 STAGES: Final = ("raw", "post")
 _SCORED: Final = ("p", *PARTS)

@@ -11,8 +11,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .boardlines import MARKS, NO_INTERVAL, SCORED, BoardLine, unsigned_zero
-from .standing import Standing
+from heads.recipes.standing import Standing
+
+from .lines import MARKS, NO_INTERVAL, SCORED, BoardLine, unsigned_zero
 
 WIDE: Final = 112
 """Columns of a terminal from which on everything is shown."""

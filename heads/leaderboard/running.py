@@ -19,19 +19,19 @@ import torch
 
 from featurestore.errors import AbawError, ConfigError, unknown_name
 from featurestore.store import FeatureStore
+from heads.recipes.fitting import FitStep, fit_system
+from heads.recipes.plan import SystemConfig
+from heads.recipes.recipe import Recipe
+from heads.recipes.standing import Standing, standings
+from heads.recipes.system import System, check_system_place, system_name
+from heads.recipes.systemrecord import read_system, system_configuration
 
-from .board import BoardRow, as_board, board_rows, still_true, told_columns
-from .boardconfig import BoardConfig
-from .boardfile import board_lock, read_board, read_rows, write_board
-from .boardkeys import StoreState, board_key, record_key
-from .boardloader import BoardLoader
-from .boardmarkdown import write_markdown
-from .fitting import FitStep, fit_system
-from .plan import SystemConfig
-from .recipe import Recipe
-from .standing import Standing, standings
-from .system import System, check_system_place, system_name
-from .systemrecord import read_system, system_configuration
+from .config import BoardConfig
+from .file import board_lock, read_board, read_rows, write_board
+from .keys import StoreState, board_key, record_key
+from .loader import BoardLoader
+from .markdown import write_markdown
+from .rows import BoardRow, as_board, board_rows, still_true, told_columns
 
 BOARD_FILE: Final = "leaderboard.csv"
 MARKDOWN_FILE: Final = "leaderboard.md"

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from featurestore.errors import unknown_name
 from heads.checking import at_least, raise_all
-
-from .plan import CALIBRATE_ON, SystemConfig
-from .recipe import Recipe
+from heads.recipes.plan import CALIBRATE_ON, SystemConfig
+from heads.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

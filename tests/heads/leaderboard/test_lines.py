@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from heads.recipes.board import SCHEMA, BoardRow, as_board
-from heads.recipes.boardfile import write_board
-from heads.recipes.boardlines import BoardLine, board_lines
-from heads.recipes.boardmarkdown import write_markdown
-from heads.recipes.boardtable import remarks, render_board
+from heads.leaderboard.file import write_board
+from heads.leaderboard.lines import BoardLine, board_lines
+from heads.leaderboard.markdown import write_markdown
+from heads.leaderboard.rows import SCHEMA, BoardRow, as_board
+from heads.leaderboard.table import remarks, render_board
 
 
 def row(variant: str, **rest: str | float | None) -> BoardRow:

@@ -1,0 +1,1 @@
+"""Recipes fitted side by side, in one table beside the published scores."""
