@@ -22,11 +22,11 @@ import polars as pl
 from pydantic import JsonValue, TypeAdapter
 
 from featurestore.atomic import replace_file
-from featurestore.errors import AbawError, ConfigError, FileExistsAlreadyError, MissingFileError
+from featurestore.errors import AbawError, ConfigError
 from heads.calibration.calibration import Calibration
 from heads.features.featureset import FeatureSet
 from heads.fitting.fit import score_rows
-from heads.runs.folder import replace_folder
+from heads.runs.folder import check_replaceable, present, replace_folder, write_json
 from heads.runs.making import calibrated
 from heads.runs.place import check_run_name
 from heads.runs.record import versions
@@ -150,10 +150,10 @@ class System:
         """
         check_system_place(self.record.configuration(), directory, force=force)
         with replace_folder(directory) as folder:
-            _write_json(folder / SYSTEM_FILE, self.record.to_dict())
-            _write_json(folder / METRICS_FILE, dict(self.metrics))
+            write_json(folder / SYSTEM_FILE, self.record.to_dict())
+            write_json(folder / METRICS_FILE, dict(self.metrics))
             if self.calibration is not None:
-                _write_json(folder / CALIBRATION_FILE, self.calibration.to_dict())
+                write_json(folder / CALIBRATION_FILE, self.calibration.to_dict())
             with replace_file(folder / PREDICTIONS_FILE) as partial:
                 self.predictions.write_parquet(partial)
             if self.errors is not None:
@@ -176,11 +176,15 @@ class System:
         record = read_system(directory)
         members = SavedMembers(directory / MEMBERS_FOLDER, record.members)
         try:
-            predictions = pl.read_parquet(_there(directory / PREDICTIONS_FILE))
-            metrics = TypeAdapter(dict[str, JsonValue]).validate_json(_there(directory / METRICS_FILE).read_bytes())
+            predictions = pl.read_parquet(present("system", directory / PREDICTIONS_FILE))
+            metrics = TypeAdapter(dict[str, JsonValue]).validate_json(
+                present("system", directory / METRICS_FILE).read_bytes()
+            )
             calibration = None
             if record.calibrated_on is not None:
-                calibration = Calibration.from_dict(json.loads(_there(directory / CALIBRATION_FILE).read_bytes()))
+                calibration = Calibration.from_dict(
+                    json.loads(present("system", directory / CALIBRATION_FILE).read_bytes())
+                )
             errors = pl.read_csv(directory / ERRORS_FILE) if (directory / ERRORS_FILE).is_file() else None
         except (ValueError, pl.exceptions.PolarsError) as error:
             if isinstance(error, AbawError):
@@ -264,18 +268,11 @@ def check_system_place(configuration: Mapping[str, JsonValue], directory: Path, 
     FileExistsAlreadyError
         If it does.
     """
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    if not (directory / SYSTEM_FILE).is_file():
-        raise FileExistsAlreadyError(
-            f"A system is written to a new folder, but {directory} holds something that is not a system. "
-            "Choose another name with --name."
-        )
-    if not force and read_system(directory).configuration() != configuration:
-        raise FileExistsAlreadyError(
-            f"A system of another configuration is in the way (system: {directory}). "
-            "Choose another name with --name, or replace it with --force."
-        )
+
+    def is_same() -> bool:
+        return read_system(directory).configuration() == configuration
+
+    check_replaceable("system", SYSTEM_FILE, directory, is_same=is_same, force=force)
 
 
 def stand_ins(config: SystemConfig, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -304,14 +301,3 @@ def _metrics(fitted: FittedSystem, record: SystemRecord) -> dict[str, JsonValue]
         about["tuned_encoders"] = list(fitted.tuned)
         metrics["out_of_fold"] = about | fitted.out_of_fold.as_dict()
     return metrics
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise MissingFileError(f"A system has a file {path.name}; it is missing ({path.parent}). Fit it again.")
-    return path
-
-
-def _write_json(path: Path, values: dict[str, JsonValue]) -> None:
-    with replace_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -1,13 +1,16 @@
 """A folder of results, there as a whole or not at all: written under a hidden name beside its place, then renamed."""
 
 import contextlib
+import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from featurestore.atomic import says_no_space
-from featurestore.errors import StorageFullError
+from pydantic import JsonValue
+
+from featurestore.atomic import replace_file, says_no_space
+from featurestore.errors import FileExistsAlreadyError, MissingFileError, StorageFullError
 
 
 @contextlib.contextmanager
@@ -50,3 +53,59 @@ def replace_folder(directory: Path) -> Iterator[Path]:
             replaced.rename(directory)
         shutil.rmtree(hidden, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(kind: str, file: str, directory: Path, *, is_same: Callable[[], bool], force: bool) -> None:
+    """Refuse a folder that holds another of its kind, or something that is none; with `force` only the latter.
+
+    Parameters
+    ----------
+    kind
+        What is to be written there, such as ``"run"``.
+    file
+        The file by which one is known.
+    directory
+        The folder.
+    is_same
+        Whether the one that is there is of the same configuration; asked only if one is.
+    force
+        Whether one of another configuration may be replaced.
+
+    Raises
+    ------
+    FileExistsAlreadyError
+        If it is refused.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / file).is_file():
+        raise FileExistsAlreadyError(
+            f"A {kind} is written to a new folder, but {directory} holds something that is not a {kind}. "
+            "Choose another name with --name."
+        )
+    if not force and not is_same():
+        raise FileExistsAlreadyError(
+            f"A {kind} of another configuration is in the way ({kind}: {directory}). "
+            "Choose another name with --name, or replace it with --force."
+        )
+
+
+def present(kind: str, path: Path) -> Path:
+    """A file that a folder must have.
+
+    Raises
+    ------
+    MissingFileError
+        If it is not there.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"A {kind} has a file {path.name}; it is missing ({kind}: {path.parent}). Fit the {kind} again."
+        )
+    return path
+
+
+def write_json(path: Path, values: Mapping[str, JsonValue]) -> None:
+    """Write a file of a folder for people and programs."""
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")

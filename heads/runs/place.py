@@ -7,12 +7,13 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from featurestore.errors import ConfigError, FileExistsAlreadyError
+from featurestore.errors import ConfigError
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 
+from .folder import check_replaceable
 from .judging import Judging
 from .record import CONFIG_FILE, fit_configuration, read_record
 
@@ -73,17 +74,8 @@ def check_place(configuration: Mapping[str, JsonValue], directory: Path, *, forc
     FileExistsAlreadyError
         If it does.
     """
-    if not directory.exists():
-        return
-    if not (directory / CONFIG_FILE).is_file() and (directory.is_file() or any(directory.iterdir())):
-        raise FileExistsAlreadyError(
-            f"A run is written to a new folder, but {directory} holds something that is not a run. "
-            "Choose another name with --name."
-        )
-    if force or not (directory / CONFIG_FILE).is_file():
-        return
-    if read_record(directory).configuration() != configuration:
-        raise FileExistsAlreadyError(
-            f"A run of another configuration is in the way (run: {directory}). "
-            "Choose another name with --name, or replace it with --force."
-        )
+
+    def is_same() -> bool:
+        return read_record(directory).configuration() == configuration
+
+    check_replaceable("run", CONFIG_FILE, directory, is_same=is_same, force=force)

@@ -42,7 +42,7 @@ from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 from heads.scoring.tabulate import prediction_table
 
-from .folder import replace_folder
+from .folder import present, replace_folder, write_json
 from .judging import Judging
 from .making import Made, calibrated
 from .place import check_place
@@ -191,8 +191,8 @@ class Run:
             self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        _write_json(folder / CONFIG_FILE, self.record.to_dict())
-        _write_json(folder / METRICS_FILE, dict(self.metrics))
+        write_json(folder / CONFIG_FILE, self.record.to_dict())
+        write_json(folder / METRICS_FILE, dict(self.metrics))
         if isinstance(self.model, LightModel):
             (folder / LIGHT_FOLDER).mkdir()
             self.model.save(folder / LIGHT_FOLDER)
@@ -201,7 +201,7 @@ class Run:
             with replace_file(folder / WEIGHTS_FILE) as partial:
                 save_file(weights, partial)
         if self.calibration is not None:
-            _write_json(folder / CALIBRATION_FILE, self.calibration.to_dict())
+            write_json(folder / CALIBRATION_FILE, self.calibration.to_dict())
         for name, table in ((PREDICTIONS_FILE, self.predictions), (OUT_OF_FOLD_FILE, self.out_of_fold)):
             if table is not None:
                 with replace_file(folder / name) as partial:
@@ -227,14 +227,18 @@ class Run:
         neural = isinstance(record.head, HeadConfig)
         try:
             model = _load_model(directory, record)
-            predictions = pl.read_parquet(_there(directory / PREDICTIONS_FILE))
+            predictions = pl.read_parquet(present("run", directory / PREDICTIONS_FILE))
             held_out = directory / OUT_OF_FOLD_FILE
             out_of_fold = pl.read_parquet(held_out) if held_out.is_file() else None
-            curve = pl.read_csv(_there(directory / CURVE_FILE)) if neural else None
-            metrics = TypeAdapter(dict[str, JsonValue]).validate_json(_there(directory / METRICS_FILE).read_bytes())
+            curve = pl.read_csv(present("run", directory / CURVE_FILE)) if neural else None
+            metrics = TypeAdapter(dict[str, JsonValue]).validate_json(
+                present("run", directory / METRICS_FILE).read_bytes()
+            )
             calibration = None
             if record.calibrated_on is not None:
-                calibration = Calibration.from_dict(json.loads(_there(directory / CALIBRATION_FILE).read_bytes()))
+                calibration = Calibration.from_dict(
+                    json.loads(present("run", directory / CALIBRATION_FILE).read_bytes())
+                )
         except (SafetensorError, RuntimeError, ValueError, pl.exceptions.PolarsError) as error:
             if isinstance(error, (MissingFileError, ConfigError)):
                 raise
@@ -288,17 +292,6 @@ def _load_model(directory: Path, record: RunRecord) -> HeadModel | LightModel:
     if isinstance(record.head, LightConfig):
         return LightModel.load(directory / LIGHT_FOLDER, record.head, record.shapes)
     model = HeadModel(record.head, record.shapes)
-    model.load_state_dict(load_file(_there(directory / WEIGHTS_FILE)))
+    model.load_state_dict(load_file(present("run", directory / WEIGHTS_FILE)))
     model.eval()
     return model
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise MissingFileError(f"A run has a file {path.name}; it is missing (run: {path.parent}). Fit the run again.")
-    return path
-
-
-def _write_json(path: Path, values: dict[str, JsonValue]) -> None:
-    with replace_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
