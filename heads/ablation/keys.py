@@ -1,13 +1,11 @@
 """What decides the numbers of a row, as a key: rows of one key are the same row."""
 
-import json
 from typing import Final
-
-import xxhash
 
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.modules.config import HeadConfig
+from heads.sharing import digest_of
 
 PROTOCOL: Final = 2
 """Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
@@ -15,7 +13,7 @@ PROTOCOL: Final = 2
 
 def row_key(features: FeatureSet, task: str, head: HeadConfig, training: FitConfig) -> str:
     """The xxh3-128 of all that decides a row's numbers; the device and the table's name are left out."""
-    return _digest(
+    return digest_of(
         {
             "task": task,
             "head": head.to_dict(),
@@ -35,7 +33,7 @@ def row_data(features: FeatureSet, head: HeadConfig) -> str:
     KeyError
         If the store lacks one of the encoders.
     """
-    return _digest(
+    return digest_of(
         {
             "protocol": PROTOCOL,
             "encoders": {name: features.fingerprints[name] for name in head.encoders},
@@ -43,7 +41,3 @@ def row_data(features: FeatureSet, head: HeadConfig) -> str:
             "labels": features.labels_digest,
         }
     )
-
-
-def _digest(decisive: dict[str, object]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())

@@ -4,10 +4,7 @@ Several processes may write to one folder: each takes the folder's lock, reads w
 writes. A file of that name which is not such a table is left alone and refused: it may be someone's work.
 """
 
-import fcntl
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -56,16 +53,6 @@ fitting and scoring (see `PROTOCOL`); `data` names the embeddings, frames and la
 `key` everything that decides its numbers."""
 
 LedgerRow = dict[str, str | int | float | None]
-
-_LOCK_FILE: Final = ".lock"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait for a folder's lock, and hold it until the body ends; it ends with the process, too."""
-    with (folder / _LOCK_FILE).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def read_ledger(path: Path) -> pl.DataFrame:

@@ -21,10 +21,11 @@ from heads.fitting.config import FitConfig
 from heads.fitting.parallel import FitJob, FitResult
 from heads.fitting.workers import ONE, Parallel, run_jobs
 from heads.scoring.intervals import VideoSums
+from heads.sharing import locked
 from heads.tasks import TASKS
 
 from .keys import PROTOCOL, row_data, row_key
-from .ledger import LedgerRow, as_table, head_of, locked, read_ledger, set_aside, write_ledger
+from .ledger import LedgerRow, as_table, head_of, read_ledger, set_aside, write_ledger
 from .standings import summarise
 from .tables import TABLES, PlannedRow, plan, readable
 from .videosums import read_sums, row_sums, write_sums

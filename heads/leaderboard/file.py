@@ -4,10 +4,8 @@ Several processes may be at one folder. Each reads the file again before it writ
 which a killed process does not keep; so none writes over what another one has added.
 """
 
-import contextlib
-import fcntl
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -61,14 +59,6 @@ def write_board(path: Path, table: pl.DataFrame) -> None:
     """Write the rows as CSV, the whole file or nothing."""
     with replace_file(path) as partial:
         table.write_csv(partial)
-
-
-@contextlib.contextmanager
-def board_lock(folder: Path) -> Iterator[None]:
-    """What stands in a leaderboard's folder is this process's to change until the body ends; another one waits."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _is_board(header: Sequence[str]) -> bool:

@@ -5,12 +5,9 @@ is: their order follows the budget of the stream, and the bits of a fit follow t
 """
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-
-import xxhash
 
 from featurestore.errors import AbawError
 from featurestore.store import FeatureStore
@@ -18,6 +15,7 @@ from heads.features.targets import labels_digest
 from heads.recipes.plan import SystemConfig
 from heads.recipes.systemrecord import SystemRecord
 from heads.recipes.tables import recipe_to_table
+from heads.sharing import digest_of
 
 PROTOCOL: Final = 2
 """Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
@@ -79,12 +77,12 @@ def board_key(state: StoreState, config: SystemConfig, *, stream_bytes: int | No
     stream_bytes
         As of `FeatureSet`.
     """
-    return _digest({**_decisive(state, config, stream_bytes), "seed": config.seed})
+    return digest_of({**_decisive(state, config, stream_bytes), "seed": config.seed})
 
 
 def board_variant(state: StoreState, config: SystemConfig, *, stream_bytes: int | None) -> str:
     """The same without the seed: what rows that are averaged over seeds have in common."""
-    return _digest(_decisive(state, config, stream_bytes))
+    return digest_of(_decisive(state, config, stream_bytes))
 
 
 def record_key(record: SystemRecord) -> str:
@@ -101,7 +99,7 @@ def board_data(state: StoreState, encoders: Sequence[str]) -> str:
     KeyError
         If the store lacks one of the encoders.
     """
-    return _digest(
+    return digest_of(
         {
             "protocol": PROTOCOL,
             "encoders": {name: state.fingerprints[name] for name in encoders},
@@ -123,7 +121,3 @@ def _decisive(state: StoreState, config: SystemConfig, stream_bytes: int | None)
         "select_on_folds": config.select_on_folds,
         "data": board_data(state, config.recipe.on(config.roles).encoders),
     } | ({} if stream_bytes is None else {"stream_bytes": stream_bytes})
-
-
-def _digest(decisive: dict[str, object]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(decisive, sort_keys=True).encode())

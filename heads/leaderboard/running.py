@@ -25,9 +25,10 @@ from heads.recipes.recipe import Recipe
 from heads.recipes.standing import Standing, standings
 from heads.recipes.system import System, check_system_place, system_name
 from heads.recipes.systemrecord import read_system, system_configuration
+from heads.sharing import locked
 
 from .config import BoardConfig
-from .file import board_lock, read_board, read_rows, write_board
+from .file import read_board, read_rows, write_board
 from .keys import StoreState, board_key, record_key
 from .loader import BoardLoader
 from .markdown import write_markdown
@@ -143,7 +144,7 @@ def run_leaderboard(
     run = _Run(loader, StoreState.of(store), config, out, on_note=on_note)
     run.drop_stale(kept)
     _enter_all(run, config, [(recipe, seed) for recipe in fitting for seed in config.seeds], on_step, on_entry)
-    with board_lock(out):
+    with locked(out):
         everything = run.refreshed()
         write_board(out / BOARD_FILE, everything)
         true, markdown = still_true(run.state, everything), out / MARKDOWN_FILE
@@ -265,7 +266,7 @@ class _Run:
         fitted = fit_system(features, config, on_step=on_step)
         system = System.from_fit(fitted, features, name=folder.name)
         rows = board_rows(fitted, system, self.state)
-        with board_lock(self._out):
+        with locked(self._out):
             if self._config.save:
                 system.save(folder, force=True)
             self._asked[str(rows[0]["key"])] = rows

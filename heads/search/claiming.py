@@ -12,8 +12,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from featurestore.atomic import replace_file
 from featurestore.errors import ConfigError, FileExistsAlreadyError
+from heads.runs.folder import write_json
 
 from .study import JOURNAL_FILE, has_complete
 
@@ -53,12 +53,6 @@ def claimed(folder: Path, description: dict[str, JsonValue]) -> Iterator[None]:
             ) from error
         _claim(folder, description)
         yield
-
-
-def write_json(path: Path, values: dict[str, JsonValue]) -> None:
-    """Write a file of a search, the whole of it or nothing."""
-    with replace_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def _check_place(folder: Path) -> None:

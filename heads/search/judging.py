@@ -9,10 +9,10 @@ from featurestore.errors import ConfigError
 from heads.features.featureset import FeatureSet
 from heads.fitting.fit import fit
 from heads.fitting.folds import video_folds
+from heads.runs.folder import write_json
 from heads.scoring.scores import Scores
 from heads.tasks import TASKS
 
-from .claiming import write_json
 from .config import SearchConfig
 from .study import FinishedTrial
 

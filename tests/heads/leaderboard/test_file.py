@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from featurestore.errors import FileExistsAlreadyError
-from heads.leaderboard.file import board_lock, read_board, read_rows, write_board
+from heads.leaderboard.file import read_board, read_rows, write_board
 from heads.leaderboard.rows import SCHEMA, BoardRow, as_board
+from heads.sharing import locked
 
 
 def row(key: str) -> BoardRow:
@@ -19,11 +20,11 @@ def test_a_folder_is_one_writer_s_at_a_time(tmp_path: Path) -> None:
     entered = threading.Event()
 
     def wait_for_it() -> None:
-        with board_lock(tmp_path):
+        with locked(tmp_path):
             entered.set()
 
     other = threading.Thread(target=wait_for_it)
-    with board_lock(tmp_path):
+    with locked(tmp_path):
         other.start()
         assert not entered.wait(0.2)
     other.join(10)
