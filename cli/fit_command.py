@@ -141,14 +141,17 @@ def fit_heads(
         typer.Option(
             min=1,
             help="Passes over the train windows.",
-            show_default="20, or a recipe's own",
+            show_default="until val stops improving, or a recipe's own",
             rich_help_panel=_FIT,
         ),
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW, at its highest.", rich_help_panel=_FIT)] = 1e-3,
     batch_frames: Annotated[
-        int, typer.Option(min=1, help="Rows a step, over all windows of the batch.", rich_help_panel=_FIT)
-    ] = 1024,
+        int | None,
+        typer.Option(
+            min=1, help="Rows a step, over all windows.", show_default="by the rows there are", rich_help_panel=_FIT
+        ),
+    ] = None,
     seed: SeedOption = 1,
     task: Annotated[
         str, typer.Option(help="Which score picks the epoch: p, au, expr, v or a.", rich_help_panel=_JUDGE)
@@ -160,8 +163,13 @@ def fit_heads(
         int | None, typer.Option(min=2, help="Also fit once a fold of train's videos.", rich_help_panel=_JUDGE)
     ] = None,
     post: Annotated[
-        str, typer.Option(help="Post-processing: smooth, thresholds, class-bias, rescale.", rich_help_panel=_JUDGE)
-    ] = "",
+        str | None,
+        typer.Option(
+            help="Post-processing: smooth, thresholds, class-bias, rescale; or none.",
+            show_default="thresholds,class-bias, where folds are quick",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = None,
     calibrate_on: Annotated[
         str, typer.Option(help="train (out of fold), or val: the score is in-sample.", rich_help_panel=_JUDGE)
     ] = "train",
@@ -177,6 +185,7 @@ def fit_heads(
     For example: abaw fit-heads --fuse au,v --seq 20
     """
     from featurestore.errors import ConfigError, unknown_name
+    from heads.fitting.config import FitConfig
     from heads.losses.parsing import parse_losses
     from heads.runs.judging import Judging
     from heads.tasks import parse_names, parse_tasks, parse_weights
@@ -207,8 +216,8 @@ def fit_heads(
         return
     if light is not None:
         refuse_others(ctx, "--light", "its own settings are given by --set", refused=_NEURAL)
-    if not post:
-        refuse_others(ctx, "no --post", "it says what is calibrated", refused=("calibrate_on",))
+    if post == "none":
+        refuse_others(ctx, "--post none", "nothing is calibrated", refused=("calibrate_on",))
     if use:
         raise ConfigError("--use says which encoders play a recipe's; give it with --recipe.")
     span: dict[str, JsonValue] = {"seq": seq} if seq_frames is None else {"seq": seq_frames, "span": "frames"}
@@ -227,7 +236,7 @@ def fit_heads(
         "gap_input": gap_input,
     }
     training: dict[str, JsonValue] = {
-        "epochs": 20 if epochs is None else epochs,
+        "epochs": epochs,
         "batch_frames": batch_frames,
         "learning_rate": lr,
         "weights": dict(parse_weights(weights)),
@@ -236,13 +245,15 @@ def fit_heads(
         "seed": seed,
         "device": device,
     }
-    config, fitting = _configs(inputs, parts | span, training, light, parse_losses(loss), set_ or [])
-    judging = Judging(
-        post=parse_post(post),
-        calibrate_on=calibrate_on,
-        folds=folds,
-        select_on_folds=select_on == "folds",
-    )
+    config, fitting = _configs(inputs, parts | span, training, light, parse_losses(loss, FitConfig().loss), set_ or [])
+    judging = None
+    if post is not None or folds is not None or select_on != "val" or calibrate_on != "train":
+        judging = Judging(
+            post=parse_post(post or "none"),
+            calibrate_on=calibrate_on,
+            folds=folds,
+            select_on_folds=select_on == "folds",
+        )
     fit_and_save(config, fitting, judging, name=name, memory=memory, force=force, json_=json_, workspace=workspace)
 
 
@@ -274,7 +285,7 @@ def _configs(
 def fit_and_save(
     config: "HeadConfig | LightConfig",
     training: "FitConfig",
-    judging: "Judging",
+    judging: "Judging | None",
     *,
     name: str | None,
     memory: str | None,
@@ -282,17 +293,22 @@ def fit_and_save(
     json_: bool,
     workspace: Path,
 ) -> None:
-    """Fit one head, save its run, and print what came of it."""
+    """Fit one head, save its run, and print what came of it; without a judging by the default one."""
+    from heads.runs.defaults import default_judging
     from heads.runs.making import make
     from heads.runs.place import prepare_folder
     from heads.runs.record import run_name
     from heads.runs.run import Run
 
-    from .console import print_json, progress_bar
+    from .console import print_json, progress_bar, say
     from .workspace import open_workspace
 
     opened = open_workspace(workspace)
     features = load_features(opened.open_store(), config.encoders, training.device, memory)
+    if judging is None:
+        judging, reason = default_judging(features, config)
+        if reason:
+            say(f"nothing is calibrated: {reason}")
     name = run_name(config, training) if name is None else name
     folder = prepare_folder(opened.config.runs, name, config, training, features, judging=judging, force=force)
     with progress_bar("fit", "epochs") as update:
@@ -316,25 +332,34 @@ def fit_and_save(
 
 def print_run(run: "Run", made: "Made", folder: Path) -> None:
     """What a fit came to: raw and post-processed scores, those out of fold, and what they may have seen."""
-    from .console import stdout
-    from .render import calibration_lines, scores_table
+    from .console import stdout, warn
+    from .render import scores_table
 
     record = run.record
-    if made.out_of_fold is not None:
-        held_out = made.out_of_fold
-        stdout.print(scores_table(held_out.scores, title=f"{run.name}, train, out of {held_out.n_folds} folds"))
+    held_out, scores, name = made.out_of_fold, made.scores, run.name
+    if held_out is not None:
+        stdout.print(scores_table(held_out.scores, title=f"{name}, train, out of {held_out.n_folds} folds"))
         if held_out.tuned:
             told = ", ".join(held_out.tuned)
             stdout.print(
                 f"out of the head's folds only: {told} were fine-tuned, and may know these frames", markup=False
             )
-    stdout.print(scores_table(made.fitted.scores, title=f"{run.name}, val"))
+    before = None if made.calibration is None else made.fitted.scores
+    stdout.print(scores_table(scores, title=f"{name}, val", probe=record.probe, before=before))
     if made.calibration is not None:
-        stdout.print(scores_table(made.scores, title=f"{run.name}, val, post-processed"))
-        for line in calibration_lines(made.calibration):
-            stdout.print(f"  {line}", markup=False)
         seen = record.in_sample("val")
-        stdout.print(f"calibrated on {record.calibrated_on}" + (f"; in-sample: {seen}" if seen else ""))
-    epoch = "" if record.epoch is None else f"epoch {record.epoch} of {record.training.epochs}, "
+        kept = (
+            ", ".join(f"{step.name} of {step.of}" for step in made.calibration.steps if step.is_kept)
+            or "nothing, for nothing helped"
+        )
+        where = f"calibrated on {record.calibrated_on}" + (f"; in-sample: {seen}" if seen else "")
+        stdout.print(f"{where}: {kept}", markup=False)
+    if record.schedule is not None and record.epoch is not None:
+        steps = f"{record.epoch * record.schedule.steps_per_epoch:,} steps"
+        epoch = f"epoch {record.epoch} of {0 if run.curve is None else run.curve.height} ({steps}), "
+    else:
+        epoch = ""
     stdout.print(f"{epoch}selected on {record.selected_on}; {record.parameters:,} parameters, {record.seconds:.1f} s")
     stdout.print(f"{folder}", markup=False)
+    for remark in record.remarks:
+        warn(remark)

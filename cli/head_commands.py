@@ -43,6 +43,7 @@ def evaluate(
     For example: abaw evaluate my-run --split val --json
     """
     from heads.recipes.opening import open_fitted
+    from heads.runs.run import Run
 
     from .console import print_json, stdout
     from .render import details_table, scores_table
@@ -52,16 +53,18 @@ def evaluate(
     fitted = open_fitted(opened.find_run(run))
     features = load_features(opened.open_store(), fitted.encoders, device, memory)
     scores = fitted.evaluate(features, split=split, raw=raw)
+    probe = fitted.probe(features, split=split) if isinstance(fitted, Run) else None
     # Raw predictions have not seen what the post-processing was calibrated on.
     in_sample = None if raw and split != "train" else fitted.record.in_sample(split)
     selected_on = fitted.record.selected_on
     selected_here = split == selected_on if isinstance(selected_on, str) else split in selected_on
     if json_:
         standing: dict[str, JsonValue] = {"in_sample": in_sample, "epoch_selected_here": selected_here}
+        standing["probe"] = None if probe is None else dict(probe)
         print_json({"run": fitted.name, "split": split, "raw": raw, **standing} | scores.as_dict())
         return
     title = f"{fitted.name}, {split}{', without post-processing' if raw else ''}"
-    stdout.print(scores_table(scores, title=title))
+    stdout.print(scores_table(scores, title=title, probe=probe))
     if per_class:
         stdout.print(details_table(scores, title=title))
     if in_sample is not None:

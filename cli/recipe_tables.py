@@ -267,7 +267,7 @@ def _model(member: Member) -> str:
     parts = [head.fusion] if head.fusion != "none" else []
     parts += [f"{head.temporal}{window}"] if head.temporal != "none" else []
     parts += [head.framework] if head.framework != "share-encoder" else []
-    parts += [f"hidden {', '.join(map(str, head.hidden))}"] if head.hidden else []
+    parts += [f"hidden {', '.join(map(str, head.hidden_layers))}"] if head.hidden_layers else []
     return f"{answers}{joined}: {'; '.join(parts) or 'linear'}"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from math import isfinite
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -10,19 +11,13 @@ from featurestore.challenge.audit import Audit
 from heads.calibration.calibration import Calibration
 from heads.scoring.compare import Comparison, PartComparison
 from heads.scoring.scores import PartScore, Scores
-from heads.tasks import PARTS
-
-PART_TITLES = {
-    "P": "P",
-    "ccc_valence": "CCC valence",
-    "ccc_arousal": "CCC arousal",
-    "f1_expression": "F1 expression",
-    "f1_au": "F1 action units",
-}
+from heads.tasks import PART_TITLES, PARTS
 
 
-def scores_table(scores: Scores, *, title: str) -> Table:
-    """P and its parts, each with interval and trivial reference.
+def scores_table(
+    scores: Scores, *, title: str, probe: Mapping[str, float] | None = None, before: Scores | None = None
+) -> Table:
+    """P and its parts, each with interval, trivial reference and linear probe.
 
     Parameters
     ----------
@@ -30,22 +25,39 @@ def scores_table(scores: Scores, *, title: str) -> Table:
         Of one split.
     title
         Above the table.
+    probe
+        ``"P"`` and parts -> what a linear probe on the same embeddings scores; left out if there is none.
+    before
+        What was scored before the post-processing.
     """
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("score of")
-    for heading in ("score", "95 % interval", "trivial", "within videos"):
-        table.add_column(heading, justify="right")
+    # Without lines between the columns, so that it fits in 80 characters.
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("score of", no_wrap=True)
+    probes = () if probe is None else ("probe",)
+    befores = () if before is None else ("before",)
+    for heading in ("score", *befores, "95 % interval", "trivial", *probes, "in videos"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    uncalibrated = {} if before is None else before.points()
     parts: Mapping[str, PartScore | None] = {"P": scores.p, **{name: scores.parts[name] for name in PARTS}}
     for name, part in parts.items():
         if part is None:
-            table.add_row(PART_TITLES[name], "-", "", "", "")
+            table.add_row(PART_TITLES[name], "-")
             continue
         within = scores.within_video.get(name)
         table.add_row(
             PART_TITLES[name],
             f"{part.score:.4f}",
+            *([] if before is None else [f"{uncalibrated[name]:.4f}" if name in uncalibrated else "-"]),
             "-" if part.low is None or part.high is None else f"{part.low:.3f} .. {part.high:.3f}",
             f"{part.trivial:.4f}",
+            *([] if probe is None else [f"{probe[name]:.4f}" if name in probe else "-"]),
             "" if within is None else f"{within:.4f}",
         )
     unscored = f", {scores.n_unscored:,} labelled rows without an embedding left out" if scores.n_unscored else ""

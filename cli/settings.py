@@ -94,7 +94,7 @@ def parse_columns(text: str) -> dict[str, JsonValue]:
 
 
 def parse_post(text: str) -> PostConfig:
-    """What is calibrated, of texts such as ``smooth,thresholds`` or ``smooth=gaussian,class-bias,rescale``.
+    """What is calibrated, of texts such as ``smooth,thresholds`` or ``smooth=box,class-bias``; of ``none`` nothing.
 
     ``smooth`` alone is ``smooth=exp``; it is done to expressions, valence and arousal, as HSEmotion does it.
 
@@ -106,7 +106,7 @@ def parse_post(text: str) -> PostConfig:
         If smoothing is of an unknown kind.
     """
     chosen: dict[str, JsonValue] = {}
-    for item in (part.strip() for part in text.split(",") if part.strip()):
+    for item in () if text == "none" else (part.strip() for part in text.split(",") if part.strip()):
         name, _, kind = item.partition("=")
         if name not in ("smooth", *_SWITCHES) or (kind and name != "smooth"):
             raise unknown_name("post-processing", item, ("smooth", "smooth=box", *_SWITCHES))

@@ -57,6 +57,15 @@ A: Final = Task(name="a", title="A", n_outputs=1, columns=("arousal",), part="cc
 TASKS: Final[Mapping[str, Task]] = MappingProxyType({task.name: task for task in (AU, EXPR, V, A)})
 PARTS: Final[tuple[PartName, ...]] = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_au")
 """The parts of P, in the order in which a score is printed."""
+PART_TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "P": "P",
+        "ccc_valence": "CCC valence",
+        "ccc_arousal": "CCC arousal",
+        "f1_expression": "F1 expression",
+        "f1_au": "F1 action units",
+    }
+)
 
 
 def task_named(name: str) -> Task:

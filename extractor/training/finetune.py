@@ -105,7 +105,9 @@ class FineTuned(nn.Module):
     def __init__(self, encoder: Encoder, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = HeadModel(HeadConfig(encoder="live", joint=tasks, temporal="none", seq=1), {"live": (encoder.dim,)})
+        # One linear layer a task on the embedding as it is: what the encoder learns must show in it.
+        head = HeadConfig(encoder="live", joint=tasks, temporal="none", seq=1, normalise=False, hidden=())
+        self.head = HeadModel(head, {"live": (encoder.dim,)})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Task to outputs (n, 1, n_outputs), of normalised images (n, 3, side, side)."""

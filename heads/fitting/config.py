@@ -4,7 +4,7 @@ Defaults that differ from the paper's: the ABAW7 winner trains the head together
 learning rate of 1e-5. On cached embeddings only the head moves, and at 1e-5 it hardly leaves its start:
 LEARNING_RATE below was chosen by trying on simulated embeddings (768 wide, 14,000 train rows, four tasks,
 8 epochs, batches of 1024 rows). P on val at 1e-5, 1e-4, 3e-4 and 1e-3: single frames .99, 1.42, 1.68, 1.80; LSTM,
-S = 20: .76, 1.18, 1.37, 1.38. It is an option like any other; more rows want less.
+S = 20: .76, 1.18, 1.37, 1.38. Rows a step, epochs and patience follow from the number of rows (schedule.py).
 """
 
 import math
@@ -36,9 +36,10 @@ class FitConfig:
     Attributes
     ----------
     epochs
-        How often the train split is seen.
+        How often the train split is seen; None: until the score stops improving (see `heads.fitting.schedule`).
     batch_frames
-        Rows in a batch, padding included; the batch has ``batch_frames // seq`` windows, at least one.
+        Rows in a batch, padding included; the batch has ``batch_frames // seq`` windows, at least one. None: by the
+        number of rows.
     learning_rate
         AdamW's, at its highest.
     schedule
@@ -54,7 +55,8 @@ class FitConfig:
     weights
         Task -> weight of its loss; a task that is not named weighs 1.
     loss
-        Of each task.
+        Of each task; by default the ABAW7 winner's with balanced expressions, since macro F1 counts a rare one as much
+        as a frequent one.
     label_sampling
         Of ``label-feedback``: share of true labels that are fed back, in the first epoch; it falls to 0 in the last.
     complete_labels
@@ -65,8 +67,8 @@ class FitConfig:
     select_on
         Where: ``"val"``, or ``"last"``: the last epoch is kept, and val has no part in the fit.
     patience
-        How many epochs may pass without a better one before the fit ends; None: all are seen. Where nothing is looked
-        at, and where folds choose one epoch for all, none is left out.
+        How many epochs may pass without a better one before the fit ends; None: all of `epochs` are seen, or with
+        `epochs` None as many as the schedule says. Where nothing is looked at, none is left out.
     seed
         Of weights, order and dropout. The same seed gives the same bits on the same machine.
     device
@@ -80,8 +82,8 @@ class FitConfig:
         With every mistake that was found.
     """
 
-    epochs: int = 20
-    batch_frames: int = 1024
+    epochs: int | None = None
+    batch_frames: int | None = None
     learning_rate: float = LEARNING_RATE
     schedule: str = "constant"
     warmup_epochs: float = 0.0
@@ -90,7 +92,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     average: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = LossConfig(class_balance=True)
     label_sampling: float = 0.75
     complete_labels: bool = False
     select: str = "p"

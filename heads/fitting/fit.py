@@ -25,7 +25,9 @@ from .config import FitConfig, check_together
 from .epochs import EpochReport
 from .parts import Parts
 from .predict import predict
+from .schedule import Schedule
 from .seeding import seeded
+from .threads import threads_for
 from .trainer import Trainer
 
 
@@ -39,6 +41,8 @@ class FittedHead:
         With the kept epoch's weights, in evaluation mode.
     head, training
         What was asked for.
+    schedule
+        What it came to on these rows: rows a step, epochs, patience.
     shapes
         Encoder -> row shape of its embeddings.
     epoch
@@ -58,6 +62,7 @@ class FittedHead:
     model: HeadModel
     head: HeadConfig
     training: FitConfig
+    schedule: Schedule
     shapes: dict[str, tuple[int, ...]]
     epoch: int
     selected_on: str
@@ -78,6 +83,7 @@ def fit(
     training: FitConfig,
     *,
     parts: Parts | None = None,
+    schedule: Schedule | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> FittedHead:
     """Fit a head.
@@ -92,6 +98,8 @@ def fit(
         How.
     parts
         Which rows are learned from and which judge; by default the train and the val split.
+    schedule
+        Rows a step, epochs and patience in place of those that follow from `training` and the rows.
     on_epoch
         Called after each epoch; what it raises ends the fit.
 
@@ -109,7 +117,7 @@ def fit(
     PrecisionError
         If the loss stops being a number.
     """
-    return fit_each(features, head, training, (training.select,), parts=parts, on_epoch=on_epoch)[0]
+    return fit_each(features, head, training, (training.select,), parts=parts, schedule=schedule, on_epoch=on_epoch)[0]
 
 
 def fit_each(
@@ -119,6 +127,7 @@ def fit_each(
     selects: Sequence[str],
     *,
     parts: Parts | None = None,
+    schedule: Schedule | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> tuple[FittedHead, ...]:
     """Fit a head once, and keep an epoch for each of several scores, such as each task's own.
@@ -128,7 +137,7 @@ def fit_each(
 
     Parameters
     ----------
-    features, head, training, parts, on_epoch
+    features, head, training, parts, schedule, on_epoch
         As in `fit`; `training.select` is passed over.
     selects
         Joined tasks, or ``"p"``, each once.
@@ -145,11 +154,12 @@ def fit_each(
     started = time.monotonic()
     with seeded(training.seed, features.device):  # of the weights, and of dropout
         model = HeadModel(head, shapes).to(features.device)
-        trainer = Trainer(model, features, training, parts)
+        trainer = Trainer(model, features, training, parts, schedule=schedule)
         for each in trainings:
             _check_judge(features, head, each, parts)
-        kept = [_Kept(each) for each in trainings]
-        _run_epochs(trainer, kept, on_epoch)
+        kept = [_Kept(each, trainer.schedule) for each in trainings]
+        with threads_for(trainer.step_rows, model.n_parameters(), features.device):
+            _run_epochs(trainer, kept, on_epoch)
     seconds = (time.monotonic() - started) / len(kept)
     return tuple(each.fitted(model, shapes, features, parts, seconds) for each in kept)
 
@@ -168,8 +178,8 @@ def select_score(scores: Mapping[PartName, float], select: str) -> float:
 class _Kept:
     """The epoch that one score picks, as far as the fit has come."""
 
-    def __init__(self, training: FitConfig) -> None:
-        self.training = training
+    def __init__(self, training: FitConfig, schedule: Schedule) -> None:
+        self.training, self.schedule = training, schedule
         self.curve: list[EpochReport] = []
         self._score = -np.inf
         self._epoch = 0
@@ -189,7 +199,7 @@ class _Kept:
     @property
     def has_waited(self) -> bool:
         """Whether as many epochs have passed without a better one as the training allows."""
-        patience = self.training.patience if self.training.select_on == "val" else None
+        patience = self.schedule.patience
         return patience is not None and len(self.curve) - self._epoch >= patience
 
     def fitted(
@@ -209,6 +219,7 @@ class _Kept:
             model=own,
             head=own.config,
             training=self.training,
+            schedule=self.schedule,
             shapes=shapes,
             epoch=self._epoch,
             selected_on=parts.judge if self.training.select_on == "val" else "last",
@@ -220,14 +231,14 @@ class _Kept:
 
 
 def _run_epochs(trainer: Trainer, kept: Sequence[_Kept], on_epoch: Callable[[EpochReport], None] | None) -> None:
-    training = trainer.training
-    for epoch in range(1, training.epochs + 1):
+    training, n_epochs = trainer.training, trainer.schedule.epochs
+    for epoch in range(1, n_epochs + 1):
         started = time.monotonic()
         loss, task_losses = trainer.train_epoch()
         predictions = trainer.judged() if training.select_on == "val" else None
         report = EpochReport(
             epoch=epoch,
-            n_epochs=training.epochs,
+            n_epochs=n_epochs,
             loss=loss,
             task_losses=task_losses,
             scores={} if predictions is None else part_points(trainer.features, predictions),

@@ -23,6 +23,8 @@ class Optimizer:
         Rate, schedule, decay, clipping.
     n_steps
         How many steps an epoch has.
+    n_epochs
+        How many epochs the schedule of the rate covers.
     undecayed
         What is fitted along without weight decay, such as the losses' variances.
 
@@ -38,6 +40,7 @@ class Optimizer:
         training: FitConfig,
         *,
         n_steps: int,
+        n_epochs: int,
         undecayed: Iterable[Tensor] = (),
     ) -> None:
         decayed, spared = list(parameters), list(undecayed)
@@ -45,7 +48,7 @@ class Optimizer:
         groups: list[dict[str, object]] = [{"params": decayed}]
         if spared:
             groups.append({"params": spared, "weight_decay": 0.0})
-        self._training, self._n_steps = training, max(1, n_steps)
+        self._training, self._n_steps, self._n_epochs = training, max(1, n_steps), n_epochs
         self._taken = 0
         self.rate = 0.0
         # One kernel for all parameters; weight by weight the step costs as much as the LSTM on a CPU.
@@ -73,7 +76,7 @@ class Optimizer:
         warmup = self._training.warmup_epochs * self._n_steps
         if self._taken < warmup:
             return (self._taken + 1) / warmup
-        rest = max(1.0, self._training.epochs * self._n_steps - warmup)
+        rest = max(1.0, self._n_epochs * self._n_steps - warmup)
         done = min(1.0, (self._taken - warmup) / rest)
         match self._training.schedule:
             case "linear":

@@ -1,12 +1,13 @@
 """One fit a fold of train, each judged by the fold that it did not see: predictions of train that are honest.
 
-All folds keep the same epoch: the one that is best for their predictions together. So one number, of some twenty, is
-chosen on what is reported, not one a fold; and a last fit on all of train can be stopped there, without a look at val.
-That choice aside, nothing that predicts a row has seen its video.
+All folds keep the same epoch. It is that of the fit on all of train whose folds they are (`epochs`); or the one that is
+best for their predictions together: then one number, of some twenty, is chosen on what is reported, not one a fold, and
+a last fit on all of train can be stopped there, without a look at val. That choice aside, nothing that predicts a row
+has seen its video.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,7 +27,9 @@ from .config import FitConfig, check_together
 from .fit import part_points, score_rows, select_score
 from .parts import Parts
 from .predict import predictions_of
+from .schedule import Schedule
 from .seeding import seeded
+from .threads import threads_for
 from .trainer import Trainer
 
 OUT_OF_FOLD: Final = "train, out of fold"
@@ -49,6 +52,8 @@ class FoldedFit:
         Of these, with intervals.
     folds : shape (n_frames,), int64
         As given.
+    schedule
+        Of every fold.
     n_parameters
         How many numbers each of the fits has.
     seconds
@@ -60,6 +65,7 @@ class FoldedFit:
     predictions: Predictions
     scores: Scores
     folds: IntArray
+    schedule: Schedule
     n_parameters: int
     seconds: float
 
@@ -117,66 +123,103 @@ def fit_folds_each(
     selects: Sequence[str],
     folds: IntArray,
     *,
+    schedule: Schedule | None = None,
+    epochs: Sequence[int] | None = None,
     on_epoch: Callable[[FoldReport], None] | None = None,
 ) -> tuple[FoldedFit, ...]:
-    """Fit a head once a fold, and keep an epoch for each of several scores (see `fit_each`)."""
+    """Fit a head once a fold, and keep an epoch for each of several scores (see `fit_each`).
+
+    Parameters
+    ----------
+    features, head, training, selects, folds, on_epoch
+        As in `fit_folds` and `fit_each`.
+    schedule
+        Of every fold; by default the first fold's.
+    epochs
+        The epoch to keep, one for each of `selects`; by default they are chosen as `training` says. Where they are
+        chosen with patience, the other folds go on for as long as the first one.
+    """
     for select in selects:
         check_together(head, replace(training, select=select))
     n_folds = int(folds.max(initial=-1)) + 1
     if n_folds < 2:
         raise ConfigError(f"Out-of-fold predictions need at least 2 folds, got {n_folds}.")
     started = time.monotonic()
-    looks = training.select_on == "val"
-    epochs = [_FoldedPredictions() for _ in range(training.epochs if looks else 1)]
+    ran = schedule
+    chooses = epochs is None and training.select_on == "val"
+    wanted = None if epochs is None else set(epochs)
+    found: dict[int, _FoldedPredictions] = {}
+    end = None if wanted is None else max(wanted)
     n_parameters = 0
     for number in range(n_folds):
         with seeded(training.seed, features.device):
             model = HeadModel(head, features.shapes(head.encoders)).to(features.device)
             n_parameters = model.n_parameters()
-            trainer = Trainer(model, features, training, Parts.of_fold(features, folds, number))
-            for epoch in range(1, training.epochs + 1):
-                trainer.train_epoch()
-                judged = trainer.judged() if looks or epoch == training.epochs else None
-                if judged is not None:
-                    epochs[epoch - 1 if looks else 0].add(judged)
-                if on_epoch is not None:
-                    own = _own_score(features, judged, selects[0]) if looks and judged is not None else float("nan")
-                    on_epoch(FoldReport(number + 1, n_folds, epoch, training.epochs, own))
-    curve = tuple(part_points(features, each.together(head.joint)) for each in epochs)
+            parts = Parts.of_fold(features, folds, number)
+            trainer = Trainer(model, features, training, parts, schedule=ran)
+            ran = trainer.schedule
+            waiting = _Waiting(selects, ran.patience if chooses and end is None else None)
+            epoch, n_epochs = 0, ran.epochs if end is None else end
+            with threads_for(trainer.step_rows, n_parameters, features.device):
+                while epoch < n_epochs and not waiting.is_over:
+                    epoch += 1
+                    trainer.train_epoch()
+                    looks = chooses or (epoch == n_epochs if wanted is None else epoch in wanted)
+                    points: dict[PartName, float] = {}
+                    if looks:
+                        judged = trainer.judged()
+                        found.setdefault(epoch, _FoldedPredictions()).add(judged)
+                        points = part_points(features, judged)
+                    waiting.add(points)
+                    if on_epoch is not None:
+                        own = _own_score(points, selects[0]) if chooses else float("nan")
+                        on_epoch(FoldReport(number + 1, n_folds, epoch, n_epochs, own))
+            end = epoch
+    together = {epoch: each.together(head.joint) for epoch, each in sorted(found.items())}
+    curve = {epoch: part_points(features, each) for epoch, each in together.items()}
     seconds = (time.monotonic() - started) / len(selects)
-    return tuple(
-        _kept(features, head, training, select, epochs, curve, folds, n_parameters, seconds) for select in selects
-    )
+    kept = []
+    for place, select in enumerate(selects):
+        scores = {epoch: select_score(points, select) for epoch, points in curve.items()}
+        epoch = max(scores, key=scores.__getitem__) if epochs is None else epochs[place]
+        kept.append(
+            FoldedFit(
+                epoch=epoch,
+                curve=tuple(curve.values()),
+                predictions=together[epoch],
+                scores=score_rows(features, together[epoch]),
+                folds=folds,
+                schedule=trainer.schedule,
+                n_parameters=n_parameters,
+                seconds=seconds,
+            )
+        )
+    return tuple(kept)
 
 
-def _own_score(features: FeatureSet, judged: Predictions, select: str) -> float:
-    points = part_points(features, judged)
+class _Waiting:
+    """Whether the first fold has gone on for long enough without a better epoch, by each of some scores."""
+
+    def __init__(self, selects: Sequence[str], patience: int | None) -> None:
+        self._best, self._since = dict.fromkeys(selects, -np.inf), dict.fromkeys(selects, 0)
+        self._patience = patience
+
+    def add(self, points: Mapping[PartName, float]) -> None:
+        """Take an epoch in."""
+        for select, best in self._best.items():
+            score = _own_score(points, select)
+            self._since[select] = 0 if score > best else self._since[select] + 1
+            self._best[select] = max(best, score) if score == score else best
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no score has risen for as long as the patience allows."""
+        return self._patience is not None and all(each >= self._patience for each in self._since.values())
+
+
+def _own_score(points: Mapping[PartName, float], select: str) -> float:
     is_scored = bool(points) if select == "p" else TASKS[select].part in points
     return select_score(points, select) if is_scored else float("nan")
-
-
-def _kept(
-    features: FeatureSet,
-    head: HeadConfig,
-    training: FitConfig,
-    select: str,
-    epochs: "Sequence[_FoldedPredictions]",
-    curve: tuple[dict[PartName, float], ...],
-    folds: IntArray,
-    n_parameters: int,
-    seconds: float,
-) -> FoldedFit:
-    best = int(np.argmax([select_score(scores, select) for scores in curve]))
-    predictions = epochs[best].together(head.joint)
-    return FoldedFit(
-        epoch=best + 1 if training.select_on == "val" else training.epochs,
-        curve=curve,
-        predictions=predictions,
-        scores=score_rows(features, predictions),
-        folds=folds,
-        n_parameters=n_parameters,
-        seconds=seconds,
-    )
 
 
 class _FoldedPredictions:

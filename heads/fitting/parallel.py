@@ -29,6 +29,7 @@ from .config import FitConfig
 from .epochs import EpochReport
 from .fit import FittedHead, fit
 from .parts import Parts
+from .schedule import Schedule
 from .workers import ONE, Ask, Parallel, can_share, run_jobs
 
 AUTO: Final = "auto"
@@ -82,6 +83,7 @@ class FitResult:
 
     head: HeadConfig
     training: FitConfig
+    schedule: Schedule
     shapes: Mapping[str, tuple[int, ...]]
     epoch: int
     selected_on: str
@@ -99,6 +101,7 @@ class FitResult:
         return cls(
             head=fitted.head,
             training=fitted.training,
+            schedule=fitted.schedule,
             shapes=fitted.shapes,
             epoch=fitted.epoch,
             selected_on=fitted.selected_on,
@@ -126,6 +129,7 @@ class FitResult:
             model=model.to(device).eval(),
             head=self.head,
             training=self.training,
+            schedule=self.schedule,
             shapes=dict(self.shapes),
             epoch=self.epoch,
             selected_on=self.selected_on,

@@ -21,6 +21,7 @@ from .context import WindowContext
 from .optimising import Optimizer, WeightAverage
 from .parts import Parts, head_windows, segment_rows
 from .predict import predict
+from .schedule import Schedule, batch_windows_of
 
 
 class Trainer:
@@ -36,6 +37,13 @@ class Trainer:
         How to fit.
     parts
         Which rows are learned from, and which are judged by.
+    schedule
+        In place of the one that follows from `training` and the rows: that of the fit whose folds are fitted.
+
+    Attributes
+    ----------
+    schedule
+        Rows a step, epochs, patience.
 
     Raises
     ------
@@ -43,11 +51,21 @@ class Trainer:
         If no row that is learned from has both an embedding and a label of a joined task.
     """
 
-    def __init__(self, model: HeadModel, features: FeatureSet, training: FitConfig, parts: Parts) -> None:
+    def __init__(
+        self,
+        model: HeadModel,
+        features: FeatureSet,
+        training: FitConfig,
+        parts: Parts,
+        *,
+        schedule: Schedule | None = None,
+    ) -> None:
         self.model, self.features, self.training, self.parts = model, features, training, parts
         head = self.head = model.config
         windows, counted = training_windows(model, features, training, parts)
-        self._batch_windows = max(1, training.batch_frames // windows.length)
+        self._context = WindowContext(features, head, windows)
+        self.schedule = self._planned(windows, counted) if schedule is None else schedule
+        self._batch_windows = self.schedule.batch_windows
         self._reader = features.windows(
             head.encoders,
             windows.rows,
@@ -55,7 +73,6 @@ class Trainer:
             seed=training.seed,
             lengths=windows.lengths,
         )
-        self._context = WindowContext(features, head, windows)
         self._counted = torch.from_numpy(counted).to(features.device)  # (n_windows, S)
         learned = np.unique(windows.rows[counted])
         model.prepare(features, learned)  # before the weights are averaged: a copy takes what was counted along
@@ -65,14 +82,28 @@ class Trainer:
         self._optimizer = Optimizer(
             model.parameters(),
             training,
-            n_steps=self._context.n_lane_steps(self._batch_windows)
-            if head.stateful
-            else -(-len(windows) // self._batch_windows),
+            n_steps=self._n_steps(windows, self._batch_windows),
+            n_epochs=self.schedule.epochs,
             undecayed=self._loss.parameters(),
         )
         self._average = WeightAverage(model, training.average) if training.average else None
         self._order = np.random.default_rng(training.seed)
         self._epoch = 0
+
+    def _planned(self, windows: WindowIndex, counted: BoolArray) -> Schedule:
+        n_rows, n_windows = int(counted.sum()), len(windows)
+        batch = batch_windows_of(self.training, n_rows=n_rows, n_windows=n_windows, length=windows.length)
+        return Schedule.of(self.training, n_rows=n_rows, batch_windows=batch, n_steps=self._n_steps(windows, batch))
+
+    def _n_steps(self, windows: WindowIndex, batch_windows: int) -> int:
+        if self.head.stateful:
+            return self._context.n_lane_steps(batch_windows)
+        return -(-len(windows) // batch_windows)
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of a step, padding included."""
+        return self._batch_windows * self.head.seq
 
     @property
     def scored(self) -> HeadModel:
@@ -154,7 +185,7 @@ class Trainer:
         """Task -> labels and where they are fed back in place of predictions (scheduled sampling)."""
         if self.head.framework != "label-feedback":
             return None
-        share = self.training.label_sampling * (1 - (self._epoch - 1) / max(1, self.training.epochs - 1))
+        share = self.training.label_sampling * (1 - (self._epoch - 1) / max(1, self.schedule.epochs - 1))
         targets, valid = self._targets(batch)
         fed = {}
         for task in self.head.joint:

@@ -138,7 +138,7 @@ def _boost(
     objective: Mapping[str, str | int],
 ) -> tuple[str, int]:
     """A model as text, and its best round."""
-    settings = _settings(config, binned.n_columns) | dict(objective)
+    settings = _settings(config, binned.n_columns, len(rows)) | dict(objective)
     rounds = config.early_stopping_rounds
     held = hold_out(groups, config.held_out, seed=config.seed) if rounds else np.zeros(len(rows), dtype=np.bool_)
     learned = binned.part(rows[~held], target[~held], weight[~held])
@@ -165,11 +165,11 @@ def _dataset_settings() -> dict[str, str | int | float | bool]:
     }
 
 
-def _settings(config: LightConfig, n_columns: int) -> dict[str, str | int | float | bool]:
+def _settings(config: LightConfig, n_columns: int, n_rows: int) -> dict[str, str | int | float | bool]:
     return _dataset_settings() | {
         "learning_rate": config.rate,
         "num_leaves": config.n_leaves,
-        "min_data_in_leaf": config.min_leaf_rows,
+        "min_data_in_leaf": config.min_leaf_rows or min(50, max(5, n_rows // 40)),
         "feature_fraction": min(1.0, config.tree_columns / n_columns),
         "seed": config.seed,
     }

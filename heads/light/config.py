@@ -10,8 +10,9 @@ Six of them, and what each is for action units and expressions / for valence and
     linear     one layer by gradient descent, cross-entropy / 1 - CCC
     mlp        the same with hidden layers (HSEmotion's action units: 128, ReLU, 12)
 
-The defaults of the trees, and C, were chosen on simulated embeddings (768 wide, 14,000 rows of 40 videos), where trees
-of 15 leaves that see 64 columns each do as well as larger ones that see them all, at a sixth of their cost.
+The defaults of the trees were chosen on simulated embeddings (768 wide, 14,000 rows of 40 videos), where trees of 15
+leaves that see 64 columns each do as well as larger ones that see them all, at a sixth of their cost. What depends on
+the number of rows is left open (None) and follows from them.
 """
 
 import math
@@ -64,11 +65,12 @@ class LightConfig:
         Whether each expression weighs as the inverse of its share of the train rows.
     C
         Of ``logistic``, ``svm`` and ``ridge``: the inverse of the penalty's strength, as scikit-learn counts it;
-        a ridge's alpha is 1 / C.
+        a ridge's alpha is 1 / C. None: for each task by folds of whole clips of train (see `heads.light.penalty`).
     learning_rate
         Of trees and layers; None is `BOOSTING_RATE`, `LAYERS_RATE`.
     n_estimators, n_leaves, min_leaf_rows
-        Of ``lightgbm``: rounds of boosting at most, leaves of a tree at most, rows of a leaf at least.
+        Of ``lightgbm``: rounds of boosting at most, leaves of a tree at most, rows of a leaf at least; None is a
+        fortieth of the rows, 5 to 50.
     tree_columns
         How many columns, drawn anew, each tree sees at most.
     hidden, dropout
@@ -76,7 +78,8 @@ class LightConfig:
     affect_loss
         Of ``linear`` and ``mlp`` for valence and arousal: ``"ccc"``, 1 - CCC of a batch, or ``"mse"``.
     epochs, batch_rows, weight_decay
-        Of ``linear`` and ``mlp``: AdamW's passes over the rows at most, rows a step, decay.
+        Of ``linear`` and ``mlp``: AdamW's passes over the rows at most, rows a step (None: see
+        `heads.fitting.schedule`), decay.
     early_stopping_rounds
         Trees and layers stop after so many rounds or epochs without a gain on videos of train that are held out; what
         is kept is the best. 0 holds none out and goes on to the end.
@@ -102,22 +105,22 @@ class LightConfig:
     components: int = 32
     joint: tuple[str, ...] = tuple(TASKS)
     au_balance: float = 0.0
-    class_balance: bool = False
-    C: float = 0.01
+    class_balance: bool = True
+    C: float | None = None
     learning_rate: float | None = None
     n_estimators: int = 500
     n_leaves: int = 15
-    min_leaf_rows: int = 50
+    min_leaf_rows: int | None = None
     tree_columns: int = 64
     hidden: tuple[int, ...] = (128,)
     dropout: float = 0.3
     affect_loss: str = "ccc"
     epochs: int = 100
-    batch_rows: int = 1024
+    batch_rows: int | None = None
     weight_decay: float = 0.05
     early_stopping_rounds: int = 20
     held_out: float = 0.15
-    refit: bool = False
+    refit: bool = True
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -157,7 +160,7 @@ class LightConfig:
         mistakes += in_unit_interval(dropout=self.dropout)
         if not 0 < self.held_out < 1:
             mistakes.append(f"held_out must be a share in (0, 1), got {self.held_out}.")
-        above = {"C": self.C, "learning_rate": self.rate}
+        above = {"learning_rate": self.rate} | ({} if self.C is None else {"C": self.C})
         mistakes += [
             f"{name} must be a number above 0, got {value}."
             for name, value in above.items()

@@ -5,8 +5,8 @@ looked at once, at the end.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -42,6 +42,8 @@ class TaskReport:
         The how many-th, from 1, of how many.
     rounds
         After how many rounds or epochs each of its models was best; empty if they were solved.
+    C
+        The penalty's inverse strength of its models, if they have one.
     seconds
         It took.
     """
@@ -50,6 +52,7 @@ class TaskReport:
     index: int
     n_tasks: int
     rounds: tuple[int, ...]
+    C: float | None
     seconds: float
 
 
@@ -87,6 +90,11 @@ class FittedLight:
     seconds: float
 
     @property
+    def penalties(self) -> dict[str, float]:
+        """Task -> the C of its models, of estimators that have one."""
+        return {report.task: report.C for report in self.reports if report.C is not None}
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers were fitted: coefficients, or leaves of all trees."""
         return self.model.n_parameters()
@@ -97,6 +105,7 @@ def fit_light(
     config: LightConfig,
     *,
     parts: Parts | None = None,
+    penalties: Mapping[str, float] | None = None,
     on_task: Callable[[TaskReport], None] | None = None,
 ) -> FittedLight:
     """Fit a light head.
@@ -109,6 +118,8 @@ def fit_light(
         The head, and how to fit it.
     parts
         Which rows are learned from, and which judge; by default the train and val splits.
+    penalties
+        Task -> C, in place of one that folds would choose: what a fit on all of train has chosen, for its folds.
     on_task
         Called after each task.
 
@@ -126,17 +137,27 @@ def fit_light(
     shapes = features.shapes(config.encoders)
     design, (rows, X, usable) = Design.plain(config, shapes).fitted(features, parts.learned)
     learner = make_learner(config, X, features.device)
-    del X
     numbers: dict[str, Numbers] = {}
     reports: list[TaskReport] = []
     for index, task in enumerate(config.joint, start=1):
         begun = time.monotonic()
-        numbers[task], rounds = _fit_task(learner, features, config, task, rows, usable)
-        seconds = time.monotonic() - begun
-        reports.append(TaskReport(task=task, index=index, n_tasks=len(config.joint), rounds=rounds, seconds=seconds))
+        if penalties:
+            learner = make_learner(replace(config, C=penalties[task]), X, features.device)
+        fitted = _fit_task(learner, features, config, task, rows, usable)
+        numbers[task] = fitted.numbers
+        reports.append(
+            TaskReport(
+                task=task,
+                index=index,
+                n_tasks=len(config.joint),
+                rounds=fitted.rounds,
+                C=fitted.C,
+                seconds=time.monotonic() - begun,
+            )
+        )
         if on_task is not None:
             on_task(reports[-1])
-    del learner
+    del learner, X
     model = LightModel(config, shapes, design, numbers)
     predictions = model.predict(features, segments=parts.judged)
     return FittedLight(
@@ -176,8 +197,8 @@ def _fit_task(
         names, classes = np.unique(target[taken], return_inverse=True)
         classes = classes.astype(np.int64)
         weights = class_weights(classes, balanced=config.class_balance)
-        numbers, rounds = learner.classes(places, classes, weights, groups)
-        return numbers.spread(names.astype(np.int64), len(EXPRESSIONS)), rounds
+        fitted = learner.classes(places, classes, weights, groups)
+        return replace(fitted, numbers=fitted.numbers.spread(names.astype(np.int64), len(EXPRESSIONS)))
     return learner.values(places, target[taken].astype(np.float64), groups)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featurestore.errors import PrecisionError
 from heads.arrays import Float64Array, IntArray
+from heads.fitting.schedule import rows_per_step
 from heads.fitting.seeding import seeded
 
 from .config import LightConfig
@@ -133,7 +134,7 @@ class _Descent:
 
     def _train(self, network: nn.Sequential, optimizer: torch.optim.Optimizer, shuffled: Tensor) -> None:
         network.train()
-        for places in torch.split(shuffled, self.config.batch_rows):
+        for places in torch.split(shuffled, self.config.batch_rows or rows_per_step(len(shuffled))):
             loss = self.loss(network(self.X[self.table[places]]), places)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

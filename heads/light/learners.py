@@ -4,6 +4,8 @@ Each keeps the table in the form that it needs, once for all tasks, and the func
 scikit-learn estimators of boosted.py and probes.py.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +15,27 @@ from heads.arrays import Float64Array, FloatArray, IntArray
 
 from .config import LAYERED, LightConfig
 from .descent import descend_classes, descend_units, descend_values
+from .layers import Layers
 from .numbers import Numbers
 
-Fitted = tuple[Numbers, tuple[int, ...]]
-"""A task's models, and after how many rounds or epochs each was best; none if they were solved."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A task's models.
+
+    Attributes
+    ----------
+    numbers
+        The models.
+    rounds
+        After how many rounds or epochs each was best; none if they were solved.
+    C
+        The penalty's inverse strength of models that were solved.
+    """
+
+    numbers: Numbers
+    rounds: tuple[int, ...] = ()
+    C: float | None = None
 
 
 class Learner(Protocol):
@@ -44,7 +63,7 @@ def make_learner(config: LightConfig, X: FloatArray, device: torch.device) -> Le
     Parameters
     ----------
     config
-        Which, and how.
+        Which, and how. Without a C each task's is chosen by folds.
     X : shape (n, n_columns), float32
         Inputs; boosting and gradient descent on a GPU do not hold on to them.
     device
@@ -66,19 +85,19 @@ class _Boosting:
         from .boosting import boost_units
 
         made = boost_units(self._binned, rows, units, weights, groups, self._config)
-        return made.trees, made.best_rounds
+        return Fitted(numbers=made.trees, rounds=made.best_rounds)
 
     def classes(self, rows: IntArray, classes: IntArray, weights: Float64Array, groups: IntArray) -> Fitted:
         from .boosting import boost_classes
 
         made = boost_classes(self._binned, rows, classes, weights, groups, self._config)
-        return made.trees, made.best_rounds
+        return Fitted(numbers=made.trees, rounds=made.best_rounds)
 
     def values(self, rows: IntArray, values: Float64Array, groups: IntArray) -> Fitted:
         from .boosting import boost_values
 
         made = boost_values(self._binned, rows, values, np.ones(len(rows)), groups, self._config)
-        return made.trees, made.best_rounds
+        return Fitted(numbers=made.trees, rounds=made.best_rounds)
 
 
 class _Descending:
@@ -87,15 +106,15 @@ class _Descending:
 
     def units(self, rows: IntArray, units: Float64Array, weights: Float64Array, groups: IntArray) -> Fitted:
         made = descend_units(self._X, rows, units, weights, groups, self._config)
-        return made.layers, (made.epoch,)
+        return Fitted(numbers=made.layers, rounds=(made.epoch,))
 
     def classes(self, rows: IntArray, classes: IntArray, weights: Float64Array, groups: IntArray) -> Fitted:
         made = descend_classes(self._X, rows, classes, weights, groups, self._config)
-        return made.layers, (made.epoch,)
+        return Fitted(numbers=made.layers, rounds=(made.epoch,))
 
     def values(self, rows: IntArray, values: Float64Array, groups: IntArray) -> Fitted:
         made = descend_values(self._X, rows, values, groups, self._config)
-        return made.layers, (made.epoch,)
+        return Fitted(numbers=made.layers, rounds=(made.epoch,))
 
 
 class _Solving:
@@ -104,15 +123,50 @@ class _Solving:
 
     def units(self, rows: IntArray, units: Float64Array, weights: Float64Array, groups: IntArray) -> Fitted:
         from .linear import solve_units
+        from .penalty import best_f1
 
-        return solve_units(self._X, rows, units, weights, self._config), ()
+        def solve(places: IntArray, C: float) -> Layers:
+            return solve_units(self._X, rows[places], units[places], weights[places], self._config, C)
+
+        return self._solved(rows, groups, solve, lambda places, outputs: best_f1(units[places], outputs))
 
     def classes(self, rows: IntArray, classes: IntArray, weights: Float64Array, groups: IntArray) -> Fitted:
         from .linear import solve_classes
+        from .penalty import macro_f1
 
-        return solve_classes(self._X, rows, classes, weights, self._config), ()
+        n_classes = int(classes.max()) + 1
+
+        def solve(places: IntArray, C: float) -> Layers:
+            # A fold may lack a class, and the classes in hand are numbered without gaps.
+            names, some = np.unique(classes[places], return_inverse=True)
+            layers = solve_classes(self._X, rows[places], some.astype(np.int64), weights[places], self._config, C)
+            return layers if len(names) == n_classes else layers.spread(names.astype(np.int64), n_classes)
+
+        return self._solved(rows, groups, solve, lambda places, outputs: macro_f1(classes[places], outputs))
 
     def values(self, rows: IntArray, values: Float64Array, groups: IntArray) -> Fitted:
         from .linear import solve_values
+        from .penalty import concordance
 
-        return solve_values(self._X, rows, values, self._config), ()
+        def solve(places: IntArray, C: float) -> Layers:
+            return solve_values(self._X, rows[places], values[places], self._config, C)
+
+        return self._solved(rows, groups, solve, lambda places, outputs: concordance(values[places], outputs))
+
+    def _solved(
+        self,
+        rows: IntArray,
+        groups: IntArray,
+        solve: Callable[[IntArray, float], Layers],
+        score: Callable[[IntArray, Float64Array], float],
+    ) -> Fitted:
+        """The model on all rows, at the penalty that folds of them choose."""
+        from .penalty import choose_penalty
+
+        def predict(layers: Layers, places: IntArray) -> Float64Array:
+            return layers.outputs(self._X[rows[places]])
+
+        C = self._config.C
+        if C is None:
+            C = choose_penalty(groups, solve, predict, score, seed=self._config.seed)
+        return Fitted(numbers=solve(np.arange(len(rows)), C), C=C)

@@ -23,28 +23,28 @@ SVR_EPSILON: Final = 0.1
 _MAX_ITERATIONS: Final = 1000
 
 
-def make_classifier(config: LightConfig) -> LogisticRegression | RidgeClassifier | LinearSVC:
+def make_classifier(config: LightConfig, C: float) -> LogisticRegression | RidgeClassifier | LinearSVC:
     """The classifier that a configuration names, not fitted."""
     match config.estimator:
         case "logistic":
-            return LogisticRegression(C=config.C, max_iter=_MAX_ITERATIONS)
+            return LogisticRegression(C=C, max_iter=_MAX_ITERATIONS)
         case "ridge":
-            return RidgeClassifier(alpha=1 / config.C)
+            return RidgeClassifier(alpha=1 / C)
         case _:
-            return LinearSVC(C=config.C, dual=False, max_iter=_MAX_ITERATIONS)
+            return LinearSVC(C=C, dual=False, max_iter=_MAX_ITERATIONS)
 
 
-def make_regressor(config: LightConfig) -> Ridge | LinearSVR:
+def make_regressor(config: LightConfig, C: float) -> Ridge | LinearSVR:
     """The regressor that a configuration names, not fitted."""
     if config.estimator == "svm":
         # Squared beyond epsilon, the problem can be solved by its columns instead of its rows.
         loss = "squared_epsilon_insensitive"
-        return LinearSVR(C=config.C, epsilon=SVR_EPSILON, loss=loss, dual=False, max_iter=_MAX_ITERATIONS)
-    return Ridge(alpha=1 / config.C)
+        return LinearSVR(C=C, epsilon=SVR_EPSILON, loss=loss, dual=False, max_iter=_MAX_ITERATIONS)
+    return Ridge(alpha=1 / C)
 
 
 def solve_units(
-    X: FloatArray, rows: IntArray, units: Float64Array, weights: Float64Array, config: LightConfig
+    X: FloatArray, rows: IntArray, units: Float64Array, weights: Float64Array, config: LightConfig, C: float
 ) -> Layers:
     """One classifier a unit.
 
@@ -54,8 +54,8 @@ def solve_units(
         Inputs, and which of their rows are learned from, ascending.
     units, weights : shape (n, n_units)
         0 or 1, NaN where unlabelled; what each weighs.
-    config
-        Which classifier.
+    config, C
+        Which classifier, and the inverse of its penalty's strength.
     """
     coefficients, intercepts = [], []
     for labels, weight in zip(units.T, weights.T, strict=True):
@@ -65,20 +65,20 @@ def solve_units(
             coefficients.append(np.zeros((1, X.shape[1])))
             intercepts.append(constant_logit(positive, len(valid) - positive))
             continue
-        model = make_classifier(config).fit(_some(X, rows[valid]), labels[valid].astype(np.int64), weight[valid])
+        model = make_classifier(config, C).fit(_some(X, rows[valid]), labels[valid].astype(np.int64), weight[valid])
         coefficients.append(np.atleast_2d(model.coef_))
         intercepts.append(np.atleast_1d(model.intercept_))
     return Layers.linear(np.concatenate(coefficients), np.concatenate(intercepts))
 
 
 def solve_classes(
-    X: FloatArray, rows: IntArray, classes: IntArray, weights: Float64Array, config: LightConfig
+    X: FloatArray, rows: IntArray, classes: IntArray, weights: Float64Array, config: LightConfig, C: float
 ) -> Layers:
     """One classifier of classes 0 .. n_classes - 1, of which every one occurs; weights (n,); else as `solve_units`."""
     n_classes = int(classes.max()) + 1
     if n_classes == 1:
         return Layers.linear(np.zeros((1, X.shape[1])), np.zeros(1))
-    model = make_classifier(config).fit(_some(X, rows), classes, weights)
+    model = make_classifier(config, C).fit(_some(X, rows), classes, weights)
     if n_classes > 2:
         return Layers.linear(model.coef_, model.intercept_)
     # Of two classes scikit-learn has one output, the second's; the first's logit is 0.
@@ -86,9 +86,9 @@ def solve_classes(
     return Layers.linear(np.vstack([np.zeros_like(second), second]), np.append(0, model.intercept_))
 
 
-def solve_values(X: FloatArray, rows: IntArray, values: Float64Array, config: LightConfig) -> Layers:
+def solve_values(X: FloatArray, rows: IntArray, values: Float64Array, config: LightConfig, C: float) -> Layers:
     """One regressor; else as `solve_units`."""
-    model = make_regressor(config).fit(_some(X, rows), values)
+    model = make_regressor(config, C).fit(_some(X, rows), values)
     return Layers.linear(np.reshape(model.coef_, (1, -1)), np.reshape(model.intercept_, 1))
 
 

@@ -1,8 +1,9 @@
 """What a head is made of: `HeadConfig`.
 
 Frozen, checked when made with every mistake reported at once, and saved as JSON beside what was made of it. The
-defaults are the ABAW7 winner's head (Netease Fuxi); every published system is another choice of the same parts
-(`heads.recipes`).
+defaults are the ABAW7 winner's fusion and LSTM (Netease Fuxi) on standardised inputs, with a hidden layer a task in
+place of the winner's one Linear: it is what lets a head of single frames keep up with a support vector machine on
+small data (docs/benchmarks.md). Every published system is another choice of the same parts (`heads.recipes`).
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ FRAMEWORKS: Final = (
     "per-task",
     "task-queries",
 )
+HIDDEN: Final = (512,)
+"""Hidden layers of each task, unless `HeadConfig.hidden` says otherwise."""
 STATEFUL: Final = ("lstm", "gru")
 """Temporal modules whose state can be carried into a video's next segment: those that only look back."""
 
@@ -69,6 +72,11 @@ class HeadConfig:
         Whether a Transformer is told each row's place in its window, by sinusoids.
     temporal_dropout
         Between and inside the temporal layers.
+    input_dropout
+        Of what the temporal module reads: without it a recurrent network soon knows the frames of small data by heart.
+    skip
+        Whether the outputs read the fused embedding beside the temporal module's state: expressions and action units
+        are mostly seen in the frame itself. Without a temporal module it changes nothing.
     stateful
         Whether the state goes on, detached, from a video's segment to its next one (`STATEFUL` modules).
     framework
@@ -85,7 +93,8 @@ class HeadConfig:
     label_width
         Columns of a label's table in ``label-feedback``.
     hidden
-        Widths of the layers between state and output, each Linear, ReLU and dropout.
+        Widths of the layers between state and output, each Linear, ReLU and dropout; None is `HIDDEN`, of
+        ``task-queries`` no layer.
     hidden_dropout
         Before and between those layers; without such layers there is none.
     blocks, query_width, query_heads, query_feedforward, query_dropout
@@ -111,7 +120,7 @@ class HeadConfig:
     encoder: str = "mae"
     fuse: tuple[str, ...] = ()
     columns: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
-    normalise: bool = False
+    normalise: bool = True
     joint: tuple[str, ...] = tuple(TASKS)
     fusion: str = "auto"
     width: int | None = None
@@ -123,14 +132,16 @@ class HeadConfig:
     feedforward: int | None = None
     positions: bool = False
     temporal_dropout: float = 0.0
+    input_dropout: float = 0.5
+    skip: bool = True
     stateful: bool = False
     framework: str = "share-encoder"
     own_layers: int = 3
     feedback_from: tuple[str, ...] = ("au", "v")
     feedback_to: tuple[str, ...] = ()
     label_width: int = 256
-    hidden: tuple[int, ...] = ()
-    hidden_dropout: float = 0.3
+    hidden: tuple[int, ...] | None = None
+    hidden_dropout: float = 0.5
     blocks: int = 3
     query_width: int = 128
     query_heads: int = 8
@@ -194,9 +205,12 @@ class HeadConfig:
             query_feedforward=self.query_feedforward,
         )
         mistakes += at_least(0, graph_layers=self.graph_layers)
-        mistakes += [f"hidden must hold widths of at least 1, got {width}." for width in self.hidden if width < 1]
+        mistakes += [
+            f"hidden must hold widths of at least 1, got {width}." for width in self.hidden_layers if width < 1
+        ]
         mistakes += in_unit_interval(
             fusion_dropout=self.fusion_dropout,
+            input_dropout=self.input_dropout,
             temporal_dropout=self.temporal_dropout,
             hidden_dropout=self.hidden_dropout,
             query_dropout=self.query_dropout,
@@ -244,7 +258,7 @@ class HeadConfig:
         both = [task for task in self.feedback_to if task in self.feedback_from]
         if both:
             mistakes.append(f"feedback_to must not name tasks that are fed back, got {', '.join(both)} in both.")
-        if self.framework == "hidden-feedback" and not self.hidden:
+        if self.framework == "hidden-feedback" and not self.hidden_layers:
             mistakes.append("hidden-feedback feeds back the last hidden layers, but hidden is (): set it, to 512, 256.")
         return mistakes
 
@@ -283,14 +297,21 @@ class HeadConfig:
         return (self.encoder, *self.fuse)
 
     @property
+    def hidden_layers(self) -> tuple[int, ...]:
+        """Widths of the layers between state and output, as numbers."""
+        if self.hidden is None:
+            return () if self.framework == "task-queries" else HIDDEN
+        return self.hidden
+
+    @property
     def reads_tokens(self) -> bool:
         """Whether the base must hold patch tokens rather than one vector a frame."""
         return self.framework == "task-queries"
 
     def resolved(self) -> "HeadConfig":
-        """The same head with fusion and window spelled out."""
+        """The same head with fusion, window and hidden layers spelled out."""
         fusion = ("sum" if self.fuse else "none") if self.fusion == "auto" else self.fusion
-        return replace(self, fusion=fusion, window=self.step)
+        return replace(self, fusion=fusion, window=self.step, hidden=self.hidden_layers)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """For JSON, resolved: two heads are the same exactly if these are equal."""

@@ -70,7 +70,7 @@ class HiddenFeedback(Feedback):
         return output.output(hidden), hidden.detach()
 
     def _make_outputs(self, config: HeadConfig, width: int) -> dict[str, TaskOutput]:
-        return self._fed_outputs(config, width, config.hidden[-1])
+        return self._fed_outputs(config, width, config.hidden_layers[-1])
 
 
 class LabelFeedback(Feedback):

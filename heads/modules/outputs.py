@@ -26,14 +26,14 @@ class TaskOutput(nn.Module):
     in_width
         H, columns of the state.
     config
-        `hidden` and `hidden_dropout` are read.
+        `hidden_layers` and `hidden_dropout` are read.
     """
 
     def __init__(self, task: str, in_width: int, config: HeadConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Dropout(config.hidden_dropout)] if config.hidden else []
+        layers: list[nn.Module] = [nn.Dropout(config.hidden_dropout)] if config.hidden_layers else []
         width = in_width
-        for each in config.hidden:
+        for each in config.hidden_layers:
             layers += [nn.Linear(width, each), nn.ReLU(), nn.Dropout(config.hidden_dropout)]
             width = each
         self.layers = nn.Sequential(*layers)

@@ -39,7 +39,8 @@ class Trunk(nn.Module):
     temporal_width
         H, columns of the temporal module's state in one direction.
     out_width
-        Columns of what `forward` gives: H, twice that where the last temporal module reads both ways.
+        Columns of what `forward` gives: H, twice that where the last temporal module reads both ways; with `skip` the
+        fused embedding's besides.
 
     Raises
     ------
@@ -54,9 +55,12 @@ class Trunk(nn.Module):
         self.fusion = make_fusion(config, self.inputs.widths)
         self.fused_width = self.fusion.out_width
         self.gap = GapInput(self.fused_width) if config.gap_input else None
+        self.dropout = nn.Dropout(config.input_dropout)
         self.temporal = make_temporal(config, self.fused_width)
         self.temporal_width = config.temporal_width or self.fused_width
-        self.out_width = self.temporal.out_width
+        self._is_temporal = config.temporal != "none"
+        self._skips = config.skip and self._is_temporal
+        self.out_width = self.temporal.out_width + (self.fused_width if self._skips else 0)
 
     def forward(
         self, embeddings: Sequence[Tensor], *, mask: Tensor | None = None, gaps: Tensor | None = None
@@ -73,8 +77,9 @@ class Trunk(nn.Module):
         gaps : shape (B, S)
             Frames since the row before, 0 for a video's first row; read where the config says `gap_input`.
         """
-        states: Tensor = self.temporal(self.fused(embeddings, gaps=gaps), mask)
-        return states
+        fused = self.fused(embeddings, gaps=gaps)
+        states: Tensor = self.temporal(self._read(fused), mask)
+        return torch.cat([states, fused], dim=-1) if self._skips else states
 
     def step(
         self,
@@ -93,7 +98,14 @@ class Trunk(nn.Module):
         state : each shape (layers, B, H)
             None at the start. What comes back is detached: gradients stay inside a window.
         """
-        return self.temporal.step(self.fused(embeddings, gaps=gaps), state, mask)
+        fused = self.fused(embeddings, gaps=gaps)
+        states, after = self.temporal.step(self._read(fused), state, mask)
+        return (torch.cat([states, fused], dim=-1) if self._skips else states), after
+
+    def _read(self, fused: Tensor) -> Tensor:
+        """What the temporal module reads; single frames pass through as they are."""
+        dropped: Tensor = self.dropout(fused) if self._is_temporal else fused
+        return dropped
 
     def fused(self, embeddings: Sequence[Tensor], *, gaps: Tensor | None = None) -> Tensor:
         """What the temporal module reads, shape (B, S, fused_width)."""

@@ -146,10 +146,12 @@ class Piece:
 
 
 def _epochs(piece: Piece) -> int | None:
-    """Of its fit; None if it has none: trees are counted otherwise, and some heads are solved at once."""
+    """Of its fit, 0 for as many as it takes; None if it has none: trees are counted otherwise, and some heads are
+    solved at once.
+    """
     if isinstance(piece.head, LightConfig):
         return piece.head.epochs if piece.head.estimator in LAYERED else None
-    return piece.training.epochs
+    return piece.training.epochs or 0
 
 
 def _has_choice(piece: Piece) -> bool:

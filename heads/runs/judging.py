@@ -27,6 +27,8 @@ class Judging:
         Whether the folds pick the epoch, so that val has no part in the fit.
     fold_seed
         Of which videos go together.
+    probe
+        Whether a linear probe is fitted alongside, to compare with.
     """
 
     post: PostConfig = field(default_factory=PostConfig)
@@ -34,6 +36,7 @@ class Judging:
     folds: int | None = None
     select_on_folds: bool = False
     fold_seed: int = 0
+    probe: bool = True
 
     def __post_init__(self) -> None:
         if self.calibrate_on not in CALIBRATE_ON:

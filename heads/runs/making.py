@@ -8,6 +8,7 @@ model that never saw the video; or, if it is asked for by name, on val, and then
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from featurestore.errors import ConfigError
 from heads.arrays import IntArray
 from heads.calibration.calibrate import calibrate
 from heads.calibration.calibration import Calibration
@@ -18,6 +19,7 @@ from heads.fitting.fit import FittedHead, fit, fit_each, score_rows
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport, fit_folds_each
 from heads.fitting.parts import Parts
+from heads.fitting.schedule import Schedule
 from heads.light.config import LightConfig
 from heads.light.fit import FittedLight, fit_light
 from heads.modules.config import HeadConfig
@@ -26,6 +28,8 @@ from heads.scoring.scores import Scores
 
 from .checks import check_calibrates, check_judged
 from .judging import Judging
+from .probe import fit_probe
+from .remarks import remarks_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,8 @@ class OutOfFold:
         Of all train rows.
     n_folds
         How many models.
-    epoch
-        That the folds kept; None of a light head.
+    epoch, schedule
+        That the folds kept, and how they ran; None of a light head.
     seconds
         Of all fits.
     tuned
@@ -52,6 +56,7 @@ class OutOfFold:
     epoch: int | None
     seconds: float
     tuned: tuple[str, ...] = ()
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,8 @@ class Made:
         If something was asked for.
     predictions, scores
         Of val, post-processed; without a calibration those of the fit.
+    probe
+        What a linear probe on the same embeddings scores there (see `fit_probe`), if one was fitted.
     """
 
     fitted: FittedHead | FittedLight
@@ -75,6 +82,12 @@ class Made:
     calibration: Calibration | None
     predictions: Predictions
     scores: Scores
+    probe: Scores | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What makes the fit look as if it had not learned what is there."""
+        return remarks_on(self.fitted, self.scores, self.probe)
 
     @classmethod
     def plain(cls, fitted: FittedHead | FittedLight) -> "Made":
@@ -134,23 +147,46 @@ def make_each(
     judging = judging or Judging()
     check_judged(features, config, training, selects, select_on_folds=judging.select_on_folds)
     check_calibrates(features, features.usable(config.encoders), config.joint, judging.post, judging.calibrate_on)
-    held_out: Sequence[OutOfFold | None] = [None] * len(selects)
+    folds = None
     if judging.n_folds is not None:
         folds = video_folds(features.frames, judging.n_folds, seed=judging.fold_seed)
-        held_out = out_of_fold_each(features, config, training, selects, folds, on_fold=on_fold)
+    held_out: Sequence[OutOfFold | None] = [None] * len(selects)
     fitted: Sequence[FittedHead | FittedLight]
-    if isinstance(config, LightConfig):
-        fitted = [fit_light(features, config)] * len(selects)
-    elif judging.select_on_folds:
-        ends = [
-            replace(training, select=select, epochs=each.epoch, select_on="last")
-            for select, each in zip(selects, held_out, strict=True)
-            if each is not None and each.epoch is not None
+    if judging.select_on_folds and folds is not None and isinstance(config, HeadConfig):
+        held_out = folded = out_of_fold_each(features, config, training, selects, folds, on_fold=on_fold)
+        fitted = [
+            _fit_as_folds(features, config, replace(training, select=select), each, on_epoch=on_epoch)
+            for select, each in zip(selects, folded, strict=True)
         ]
-        fitted = [fit(features, config, each, on_epoch=on_epoch) for each in ends]
     else:
-        fitted = fit_each(features, config, training, selects, on_epoch=on_epoch)
-    return tuple(_judged(features, judging, each, folded) for each, folded in zip(fitted, held_out, strict=True))
+        fitted = (
+            [fit_light(features, config)] * len(selects)
+            if isinstance(config, LightConfig)
+            else fit_each(features, config, training, selects, on_epoch=on_epoch)
+        )
+        if folds is not None:
+            held_out = out_of_fold_each(features, config, training, selects, folds, like=fitted, on_fold=on_fold)
+    probe = fit_probe(features, config) if judging.probe else None
+    return tuple(
+        replace(_judged(features, judging, each, folded), probe=probe)
+        for each, folded in zip(fitted, held_out, strict=True)
+    )
+
+
+def _fit_as_folds(
+    features: FeatureSet,
+    head: HeadConfig,
+    training: FitConfig,
+    folded: "OutOfFold",
+    *,
+    on_epoch: Callable[[EpochReport], None] | None,
+) -> FittedHead:
+    """The fit on all of train that ends at the epoch of its folds, without a look at val."""
+    if folded.epoch is None or folded.schedule is None:
+        raise ConfigError("Folds of a neural head pick its epoch, but these kept none. Fit a neural head.")
+    schedule = replace(folded.schedule, epochs=folded.epoch, patience=None)
+    training = replace(training, epochs=folded.epoch, select_on="last")
+    return fit(features, head, training, schedule=schedule, on_epoch=on_epoch)
 
 
 def _judged(
@@ -192,6 +228,7 @@ def out_of_fold_each(
     selects: Sequence[str],
     folds: IntArray,
     *,
+    like: Sequence[FittedHead | FittedLight] = (),
     on_fold: Callable[[FoldReport], None] | None = None,
 ) -> tuple[OutOfFold, ...]:
     """Predict train out of fold, by either kind of head, once for each score that picks an epoch.
@@ -202,11 +239,24 @@ def out_of_fold_each(
         As in `make_each`.
     folds : shape (n_frames,), int64
         As `video_folds` gives them.
+    like
+        The fits on all of train, one for each of `selects`: the folds keep their epochs. Without them the folds choose.
     on_fold
         Called after each epoch of each fold; for a light head after each fold.
     """
     n_folds = int(folds.max(initial=-1)) + 1
     if isinstance(config, HeadConfig):
+        whole = [each for each in like if isinstance(each, FittedHead)]
+        folded = fit_folds_each(
+            features,
+            config,
+            training,
+            selects,
+            folds,
+            schedule=whole[0].schedule if whole else None,
+            epochs=[each.epoch for each in whole] or None,
+            on_epoch=on_fold,
+        )
         return tuple(
             OutOfFold(
                 predictions=each.predictions,
@@ -215,12 +265,16 @@ def out_of_fold_each(
                 epoch=each.epoch,
                 seconds=each.seconds,
                 tuned=features.tuned(config.encoders),
+                schedule=each.schedule,
             )
-            for each in fit_folds_each(features, config, training, selects, folds, on_epoch=on_fold)
+            for each in folded
         )
+    whole_light = [each for each in like if isinstance(each, FittedLight)]
+    penalties = whole_light[0].penalties if whole_light else None
     fits = []
     for number in range(n_folds):
-        fits.append(fit_light(features, config, parts=Parts.of_fold(features, folds, number)))
+        parts = Parts.of_fold(features, folds, number)
+        fits.append(fit_light(features, config, parts=parts, penalties=penalties))
         if on_fold is not None:
             on_fold(FoldReport(number + 1, n_folds, 1, 1))
     predictions = Predictions.concatenated([each.predictions for each in fits])

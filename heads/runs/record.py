@@ -12,6 +12,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from featurestore.errors import ConfigError, MissingFileError
 from heads.checking import to_json
 from heads.fitting.config import FitConfig
+from heads.fitting.schedule import Schedule
 from heads.light.config import LightConfig
 from heads.modules.config import HeadConfig
 
@@ -69,6 +70,14 @@ class RunRecord:
     stream_bytes
         Budget of the stream that the embeddings came by; None if they were loaded as a whole. With the seed it
         decides the order of the windows.
+    schedule
+        What the training came to on these rows: rows a step, epochs, patience; None of a light head.
+    penalties
+        Task -> C of a light head's models, given or chosen by folds.
+    probe
+        P and its parts of a linear probe on the same embeddings and rows of val (see `fit_probe`).
+    remarks
+        What made the fit look as if it had not learned what is there.
     format
         Of the folder.
     """
@@ -88,6 +97,10 @@ class RunRecord:
     seconds: float
     versions: Mapping[str, str]
     stream_bytes: int | None = None
+    schedule: Schedule | None = None
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    probe: Mapping[str, float] | None = None
+    remarks: tuple[str, ...] = ()
     format: int = field(default=FORMAT)
 
     def to_dict(self) -> dict[str, JsonValue]:

@@ -35,6 +35,7 @@ from heads.fitting.epochs import curve_table
 from heads.fitting.fit import FittedHead, score_rows
 from heads.fitting.predict import predict
 from heads.light.config import LightConfig
+from heads.light.fit import FittedLight
 from heads.light.model import LightModel
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
@@ -46,6 +47,7 @@ from .folder import present, replace_folder, write_json
 from .judging import Judging
 from .making import Made, calibrated
 from .place import check_place
+from .probe import fit_probe
 from .record import CONFIG_FILE, RunRecord, read_record, run_name, versions
 
 WEIGHTS_FILE: Final = "head.safetensors"
@@ -144,6 +146,10 @@ class Run:
             seconds=fitted.seconds + (0.0 if made.out_of_fold is None else made.out_of_fold.seconds),
             versions=versions(),
             stream_bytes=features.stream_bytes,
+            schedule=fitted.schedule if isinstance(fitted, FittedHead) else None,
+            penalties=fitted.penalties if isinstance(fitted, FittedLight) else {},
+            probe=None if made.probe is None else made.probe.points(),
+            remarks=made.remarks,
         )
         metrics: dict[str, JsonValue] = made.scores.as_dict() | {
             "split": "val",
@@ -151,6 +157,8 @@ class Run:
             "epoch": record.epoch,
             "calibrated_on": record.calibrated_on,
             "in_sample": record.in_sample("val"),
+            "probe": None if record.probe is None else dict(record.probe),
+            "remarks": list(record.remarks),
         }
         if calibration is not None:
             metrics["uncalibrated"] = fitted.scores.as_dict()
@@ -286,6 +294,17 @@ class Run:
     def evaluate(self, features: FeatureSet, *, split: str = "val", raw: bool = False) -> Scores:
         """Predict a split and score it; raises as `predict` does."""
         return score_rows(features, self.predict(features, split=split, raw=raw))
+
+    def probe(self, features: FeatureSet, *, split: str = "val") -> Mapping[str, float] | None:
+        """``"P"`` and parts -> what a linear probe on the same embeddings scores on a split (see `fit_probe`).
+
+        That of val is kept in the record; others, and that of other frames, are fitted. None if there can be no probe.
+        """
+        same = (features.frames.fingerprint, features.labels_digest) == (self.record.frames, self.record.labels)
+        if split == "val" and same and self.record.probe is not None:
+            return self.record.probe
+        found = fit_probe(features, self.head, split=split)
+        return None if found is None else found.points()
 
 
 def _load_model(directory: Path, record: RunRecord) -> HeadModel | LightModel:

@@ -95,6 +95,11 @@ class Scores:
         """The score of a task, or with ``"p"`` P."""
         return self.p if select == "p" else self.parts[TASKS[select].part]
 
+    def points(self) -> dict[str, float]:
+        """``"P"`` and the parts that are there, without intervals."""
+        found = {} if self.p is None else {"P": self.p.score}
+        return found | {name: part.score for name, part in self.parts.items() if part is not None}
+
     def as_dict(self) -> dict[str, JsonValue]:
         """For JSON: P and every part with score, low, high and trivial, then the details."""
         result: dict[str, JsonValue] = {"P": None if self.p is None else self.p.as_dict()}

@@ -15,6 +15,7 @@ from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import fit, select_score
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import FoldReport, fit_folds
+from heads.fitting.schedule import CAP_STEPS
 from heads.fitting.workers import Ask
 
 from .space import Candidate
@@ -110,7 +111,7 @@ class TrialJob:
     def _fit(self, features: FeatureSet, seed: int, before: Sequence[float], ask: Ask) -> tuple[float, int, int]:
         """Score, epoch and parameters of one seed."""
         training = replace(self.candidate.training, seed=seed)
-        n_before = training.epochs * len(before)
+        n_before = (training.epochs or CAP_STEPS) * len(before)  # an epoch is a step at least
         best = -float("inf")
 
         def on_epoch(report: EpochReport | FoldReport) -> None:
