@@ -245,7 +245,9 @@ def fit_heads(
         "seed": seed,
         "device": device,
     }
-    config, fitting = _configs(inputs, parts | span, training, light, parse_losses(loss, FitConfig().loss), set_ or [])
+    config, fitting = _configs(
+        inputs, parts | span, training, light, parse_losses(loss, base=FitConfig().loss), set_ or []
+    )
     judging = None
     if post is not None or folds is not None or select_on != "val" or calibrate_on != "train":
         judging = Judging(
@@ -348,12 +350,10 @@ def print_run(run: "Run", made: "Made", folder: Path) -> None:
     stdout.print(scores_table(scores, title=f"{name}, val", probe=record.probe, before=before))
     if made.calibration is not None:
         seen = record.in_sample("val")
-        kept = (
-            ", ".join(f"{step.name} of {step.of}" for step in made.calibration.steps if step.is_kept)
-            or "nothing, for nothing helped"
-        )
+        kept = [f"{step.name} of {step.of}" for step in made.calibration.steps if step.is_kept]
+        told = ", ".join(kept) or "nothing, for nothing helped"
         where = f"calibrated on {record.calibrated_on}" + (f"; in-sample: {seen}" if seen else "")
-        stdout.print(f"{where}: {kept}", markup=False)
+        stdout.print(f"{where}: {told}", markup=False)
     if record.schedule is not None and record.epoch is not None:
         steps = f"{record.epoch * record.schedule.steps_per_epoch:,} steps"
         epoch = f"epoch {record.epoch} of {0 if run.curve is None else run.curve.height} ({steps}), "

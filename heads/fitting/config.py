@@ -92,7 +92,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     average: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    loss: LossConfig = LossConfig(class_balance=True)
+    loss: LossConfig = field(default_factory=lambda: LossConfig(class_balance=True))
     label_sampling: float = 0.75
     complete_labels: bool = False
     select: str = "p"
