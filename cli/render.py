@@ -42,7 +42,7 @@ def scores_table(
     table.add_column("score of", no_wrap=True)
     probes = () if probe is None else ("probe",)
     befores = () if before is None else ("before",)
-    for heading in ("score", *befores, "95 % interval", "trivial", *probes, "in videos"):
+    for heading in ("score", *befores, "95 % interval", "trivial", *probes, "within"):
         table.add_column(heading, justify="right", no_wrap=True)
     uncalibrated = {} if before is None else before.points()
     parts: Mapping[str, PartScore | None] = {"P": scores.p, **{name: scores.parts[name] for name in PARTS}}
