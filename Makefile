@@ -36,7 +36,7 @@ format: $(READY) ## rewrite the sources in house style
 	$(BIN)/ruff format .
 
 bench: $(READY) ## the benchmarks, as ratios measured side by side
-	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== benchmarks/bench_$$name.py"; $(BIN)/python benchmarks/bench_$$name.py --quick || exit 1; done
 
 clean: ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

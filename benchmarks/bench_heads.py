@@ -13,11 +13,8 @@ Memory: the peak of a process of its own that opens the store and fits each head
 Scores: all of them on a table of the validation set's size, with 10,000 resamples of its videos.
 """
 
-import sys
-
-sys.path.append(sys.path.pop(0))  # this folder last: else `heads` would be this file instead of the package
-
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
