@@ -16,13 +16,12 @@ A new benchmark is one file, and nothing else names it: `make bench` and the tes
   counts.
 - A line of the table is a `Measure`, whose ``measure`` names what was measured and, after `` : ``, against what. The
   JSON file is a list of ``{"measure", "value", "bar", "ok"}``, every value finite.
-- It exits with 0 whether or not its bars are reached; another status means that it crashed. Input that cannot be
-  compared (an incomplete extraction, say) raises. What it writes goes to a temporary folder.
+- It exits with 0 whether or not its bars are reached; another status means that it crashed. A comparison that makes
+  no sense (an extraction that is not complete, say) raises. Its files go to a temporary folder.
 - It runs without a GPU and without a network.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -30,7 +29,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
 Size = Literal["full", "quick", "smoke"]
 T = TypeVar("T")
@@ -89,6 +90,20 @@ class Measure:
     def ok(self) -> bool:
         """Whether the bar is reached."""
         return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+
+class Result(BaseModel):
+    """A measure in the JSON file; what every machine has in common, without the detail."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: str
+    value: FiniteFloat
+    bar: FiniteFloat
+    ok: bool
+
+
+_RESULTS: Final = TypeAdapter(Annotated[list[Result], Field(min_length=1)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,11 +189,23 @@ def report(measures: Sequence[Measure], options: Options) -> None:
     print(aligned(lines))
     print(f"({os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()})")
     if options.json_file is not None:
-        found = [
-            {"measure": each.measure, "value": round(each.value, 4), "bar": each.bar, "ok": each.ok}
-            for each in measures
+        results = [
+            Result(measure=each.measure, value=round(each.value, 4), bar=each.bar, ok=each.ok) for each in measures
         ]
-        options.json_file.write_text(json.dumps(found, indent=2) + "\n")
+        options.json_file.write_bytes(_RESULTS.dump_json(results, indent=2) + b"\n")
+
+
+def read_results(json_file: Path) -> list[Result]:
+    """What a benchmark wrote with --json.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is another file, holds no measure, or a value that is not finite.
+    """
+    return _RESULTS.validate_json(json_file.read_bytes())
 
 
 def aligned(lines: Sequence[tuple[str, ...]]) -> str:
