@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := store pack decode extract heads ablation
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format bench clean
@@ -35,8 +34,8 @@ format: $(READY) ## rewrite the sources in house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the benchmarks, as ratios measured side by side
-	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+bench: $(READY) ## the benchmarks, as ratios measured side by side, and which bars they miss
+	$(BIN)/python benchmarks/run_all.py
 
 clean: ## remove .venv, caches and the demo
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ENCODER_PANEL, DeviceOption, JsonOption, PrecisionOption, WorkersOption, WorkspaceOption
+from .options import ENCODER_PANEL, DeviceOption, JsonOption, WorkersOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from extractor.encoders.encoder import Encoder
@@ -63,7 +63,13 @@ def extract(
     devices: Annotated[
         str | None, typer.Option(help="Several GPUs of this machine, such as 0,1,2,3: a process each.")
     ] = None,
-    precision: PrecisionOption = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto (bfloat16 or float16 where the GPU or CPU computes in it natively, if faster and close to "
+            "float32; else float32), float32, bfloat16 or float16."
+        ),
+    ] = "auto",
     workers: WorkersOption = None,
     json_: JsonOption = False,
     workspace: WorkspaceOption = _HERE,

@@ -17,8 +17,8 @@ MemoryOption = Annotated[
         show_default="half of what is free",
     ),
 ]
-PrecisionOption = Annotated[
-    str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
+TrainingPrecisionOption = Annotated[
+    str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16.")
 ]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Threads that decode images.", show_default="chosen by the device")

@@ -13,8 +13,12 @@ class ExtractConfig:
 
     Attributes
     ----------
-    device, precision
-        Where and how to compute; ``auto`` chooses.
+    device
+        Where to compute; ``auto`` chooses.
+    precision
+        Number format of the forward pass. ``auto`` calibrates: bfloat16 or float16 where the device, CPUs included,
+        computes in it natively, if it is faster and its embeddings are close to float32's. An encoder that is partly
+        extracted keeps the precision it began with.
     batch
         Frames a forward pass, a power of two; None chooses. An encoder that is partly extracted keeps the batch it
         began with.

@@ -49,6 +49,12 @@ def succeed(*arguments: object) -> Outcome:
     return outcome
 
 
+@pytest.fixture(autouse=True)
+def only_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extractions without --precision run in float32, whatever the processor computes in besides."""
+    monkeypatch.setattr("extractor.extraction.calibration.native_low_precision", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered dataset of six videos; nobody changes it."""
@@ -77,7 +83,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in ENCODERS[1:]:
         parent = "mae" if task == "au" else "au"
         succeed("finetune", "--task", task, "--from", parent, "--epochs", 1, "--batch", 32, "-w", root)
-    succeed("extract", "--encoder", ",".join(ENCODERS), "-w", root)
+    succeed("extract", "--encoder", ",".join(ENCODERS), "--precision", "float32", "-w", root)
     succeed("fit-heads", "--fuse", "au,v", "--seq", 20, "--epochs", 2, "--name", "joint", "-w", root)
     return root
 

@@ -14,11 +14,20 @@ from extractor.extraction.calibration import WORTH_MEASURING_ROWS, _Trial, calib
 from extractor.extraction.config import ExtractConfig
 from extractor.extraction.execution import Execution, recorded_execution
 from extractor.extraction.extract import extract
+from extractor.precision import Precision
 from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[None, "bfloat16"], ids=["only float32", "bfloat16"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Precision | None:
+    """What the processor computes in natively beside float32, whatever this one does."""
+    low: Precision | None = request.param
+    monkeypatch.setattr("extractor.extraction.calibration.native_low_precision", lambda _: low)
+    return low
 
 
 @pytest.fixture
@@ -27,11 +36,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_long_run_is_measured_once_a_machine(tiny_encoder: Encoder, cache: Path) -> None:
+def test_a_long_run_is_measured_once_a_machine(tiny_encoder: Encoder, cache: Path, native: Precision | None) -> None:
     notes: list[str] = []
     chosen = calibrate(tiny_encoder, CPU, n_rows=100_000, on_note=notes.append)
     assert chosen.batch in (8, 16, 32, 64)
-    assert chosen.precision in ("float32", native_low_precision(CPU))
+    assert chosen.precision in ("float32", native)
     assert len(notes) == 1
     assert f"batches of {chosen.batch}" in notes[0]
     (kept,) = cache.rglob("*.json")
@@ -49,9 +58,27 @@ def test_what_is_asked_for_is_not_chosen(tiny_encoder: Encoder, cache: Path) -> 
         assert (chosen.precision, chosen.batch) == ("float32", 2)
 
 
-def test_a_short_run_takes_the_defaults(tiny_encoder: Encoder, cache: Path) -> None:
-    assert calibrate(tiny_encoder, CPU, n_rows=WORTH_MEASURING_ROWS - 1).batch == 32
+def test_a_short_run_takes_the_defaults(tiny_encoder: Encoder, cache: Path, native: Precision | None) -> None:
+    chosen = calibrate(tiny_encoder, CPU, n_rows=WORTH_MEASURING_ROWS - 1)
+    assert chosen == Execution(precision=native or "float32", batch=32)
     assert not cache.exists()
+
+
+def test_rows_are_computed_in_the_precision_that_auto_takes(
+    tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path, native: Precision | None
+) -> None:
+    named, auto = (FeatureStore.create(tmp_path / name, frames) for name in ("named", "auto"))
+    extract(named, {"e": tiny_encoder}, images, ExtractConfig(device="cpu", precision=native or "float32"))
+    extract(auto, {"e": tiny_encoder}, images, ExtractConfig(device="cpu"))
+    assert auto.embedding("e").provenance.precision == (native or "float32")
+    assert auto.embedding("e").load().tobytes() == named.embedding("e").load().tobytes()
+
+
+@pytest.mark.parametrize("offers", [False, True])
+def test_a_processor_is_asked_what_it_computes_in(offers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: offers, raising=False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False, raising=False)
+    assert native_low_precision(CPU) == ("bfloat16" if offers else None)
 
 
 def trial_of(
@@ -89,6 +116,7 @@ def test_a_low_precision_must_be_close_and_fast(tiny_encoder: Encoder, monkeypat
     assert trial.choose(low, "bfloat16", 8) == (low, 1.0)  # asked for
 
 
+@pytest.mark.usefixtures("native")
 def test_a_search_that_was_cut_off_is_not_kept(
     tiny_encoder: Encoder, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +141,7 @@ def test_networks_of_convolutions_may_like_their_channels_last(cache: Path) -> N
     assert replace(first, channels_last=True) in tried
 
 
+@pytest.mark.usefixtures("native")
 def test_an_extraction_goes_on_as_it_was_begun(
     tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path
 ) -> None:

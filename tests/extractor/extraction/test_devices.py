@@ -21,7 +21,7 @@ from featurestore.frames import FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 
-CONFIG = ExtractConfig(batch=16, device="cpu")
+CONFIG = ExtractConfig(batch=16, device="cpu", precision="float32")
 
 
 @pytest.fixture(autouse=True)

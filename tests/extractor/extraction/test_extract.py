@@ -26,7 +26,7 @@ from featurestore.images.imagesource import ImageFolder
 from featurestore.images.packwriter import write_pack
 from featurestore.store import FeatureStore
 
-CONFIG = ExtractConfig(batch=16, device="cpu")
+CONFIG = ExtractConfig(batch=16, device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_unreadable_frames_are_masked_listed_and_counted(
     good = np.setdiff1d(np.arange(150), list(bad))
     assert np.array_equal(embedding.load()[good], whole_store.embedding("e").load()[good])
     stopped = FeatureStore.create(tmp_path / "stopped", frames)
-    stop = ExtractConfig(batch=16, device="cpu", stop_on_error=True)
+    stop = replace(CONFIG, stop_on_error=True)
     with pytest.raises(ImageError, match=r"00004\.jpg .*cannot be read: cannot decode.*Mend or remove it"):
         extract(stopped, {"e": tiny_encoder}, ImageFolder(broken), stop)
 
@@ -170,7 +170,8 @@ def test_half_precision_leaves_the_callers_encoder_alone(
     extract(store, {"e": tiny_encoder}, images, half)
     assert next(tiny_encoder.parameters()).dtype == torch.float32
     assert extract(store, {"e": tiny_encoder}, images, half).n_frames == 0
-    assert extract(store, {"e": tiny_encoder}, images, CONFIG).n_frames == 0  # auto goes on as it was begun
+    auto = replace(CONFIG, precision="auto")
+    assert extract(store, {"e": tiny_encoder}, images, auto).n_frames == 0  # goes on as it was begun
     whole = FeatureStore.create(tmp_path / "whole", frames)
     extract(whole, {"e": tiny_encoder}, images, CONFIG)
     a, b = (torch.from_numpy(each.embedding("e").load()).float() for each in (store, whole))
@@ -251,7 +252,8 @@ from featurestore.store import FeatureStore
 featurestore.layout.default_chunk_rows = lambda *_: 32  # small chunks, so that a kill falls between several
 store, encoder, images = map(Path, sys.argv[1:4])
 extract(
-    FeatureStore.open(store), {"e": load_encoder(encoder)}, ImageFolder(images), ExtractConfig(batch=16, device="cpu"),
+    FeatureStore.open(store), {"e": load_encoder(encoder)}, ImageFolder(images),
+    ExtractConfig(batch=16, device="cpu", precision="float32"),
     on_progress=lambda done, total, failed: (print(done, total, flush=True), time.sleep(0.05)),
 )
 """

@@ -22,7 +22,7 @@ from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 
-CONFIG = ExtractConfig(batch=16, device="cpu")
+CONFIG = ExtractConfig(batch=16, device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def free(*_):
 block = loaded.backbone.blocks[0]  # only here, since not everything else survives without memory
 block.register_forward_pre_hook(limit)
 block.register_forward_hook(free, always_call=True)
-config = ExtractConfig(batch=256, device="cpu", n_workers=1)
+config = ExtractConfig(batch=256, device="cpu", precision="float32", n_workers=1)
 report = extract(FeatureStore.open(store), {"e": loaded}, ImageFolder(images), config)
 print(*report.notes, flush=True)
 """
@@ -119,7 +119,7 @@ def test_the_batch_shrinks_when_memory_runs_out(
     assert done.returncode == 0, done.stderr
     assert "memory did for 64 of a batch's 256 frames" in done.stdout
     much = FeatureStore.create(tmp_path / "much", frames)
-    assert not extract(much, {"e": encoder}, images, ExtractConfig(batch=256, device="cpu")).notes
+    assert not extract(much, {"e": encoder}, images, replace(CONFIG, batch=256)).notes
     np.testing.assert_allclose(little.embedding("e").load(), much.embedding("e").load(), rtol=2e-3, atol=2e-3)
 
 
@@ -127,13 +127,14 @@ def test_what_was_compiled_elsewhere_runs_uncompiled_where_no_compiler_is(
     tiny_encoder: Encoder, images: ImageFolder, frames: FrameTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = Execution(precision="float32", batch=16, compiled=True)
-    monkeypatch.setattr("extractor.extraction.planning.calibrate", lambda *_, **__: begun)
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
     store = FeatureStore.create(tmp_path / "features", frames)
-    report = extract(store, {"e": tiny_encoder}, images, ExtractConfig(device="cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr("extractor.extraction.planning.calibrate", lambda *_, **__: begun)
+        patch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
+        report = extract(store, {"e": tiny_encoder}, images, ExtractConfig(device="cpu"))
     assert len(report.notes) == 1
     assert "ran uncompiled, since torch.compile failed here: " in report.notes[0]
     assert store.embedding("e").provenance.execution["compiled"] is True
     plain = FeatureStore.create(tmp_path / "plain", frames)
-    extract(plain, {"e": tiny_encoder}, images, ExtractConfig(device="cpu", batch=16))
+    extract(plain, {"e": tiny_encoder}, images, CONFIG)
     assert np.array_equal(store.embedding("e").load(), plain.embedding("e").load())

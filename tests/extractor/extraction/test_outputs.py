@@ -22,7 +22,7 @@ from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 from featurestore.writer import Share
 
-CONFIG = ExtractConfig(batch=16, device="cpu")
+CONFIG = ExtractConfig(batch=16, device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_tokens_and_their_components_are_stored_with_the_projection(
     tokens = Readout(pooling="tokens", token_grid=(2, 2))
     few = Readout(pooling="tokens", token_grid=(2, 2), n_components=6)
     made = {"t": tiny_encoder.with_readout(tokens), "t6": tiny_encoder.with_readout(few)}
-    report = extract(store, made, images, ExtractConfig(batch=16, device="cpu", stored="float32"))
+    report = extract(store, made, images, replace(CONFIG, stored="float32"))
     whole, reduced = store.embedding("t"), store.embedding("t6")
     assert (whole.row_shape, reduced.row_shape) == ((4, 32), (4, 6))
     projection = reduced.projection
@@ -101,7 +101,7 @@ def test_tokens_and_their_components_are_stored_with_the_projection(
     (tmp_path / "few").mkdir()
     with pytest.raises(MissingFileError, match=r"None of 64 sampled frames"):
         extract(half, {"t6": made["t6"]}, ImageFolder(tmp_path / "few"), CONFIG)
-    again = extract(store, made, images, CONFIG.__class__(batch=16, device="cpu", stored="float32"))
+    again = extract(store, made, images, replace(CONFIG, stored="float32"))
     assert again.computed == {"t": 0, "t6": 0}
 
 

@@ -28,7 +28,6 @@ from featurestore.frames import FRAME_SCHEMA, FrameTable
 from featurestore.labels import AU_COLUMNS, EXPRESSIONS
 from featurestore.store import FeatureStore
 
-DIM: Final = 768
 ENCODERS: Final = ("mae", "au", "expr", "v", "a")
 N_VIDEOS, VIDEO_ROWS = 454, 370  # s-Aff-Wild2's 168,097 rows; its median of rows
 VAL_SHARE: Final = 0.16
@@ -49,17 +48,20 @@ def main() -> None:
     """Measure and report."""
     options = parse_options(__doc__ or "")
     cuda = torch.cuda.is_available()
-    n_videos = 3 if options.quick else N_VIDEOS if cuda else N_VIDEOS // 10
+    n_videos = options.pick(full=N_VIDEOS if cuda else N_VIDEOS // 10, quick=3, smoke=3)
+    dim = options.pick(full=768, quick=768, smoke=16)
+    epochs = options.pick(full=20, quick=1, smoke=1)
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
-        n_rows = make_workspace(workspace, n_videos)
-        quick = ("temporal", "--epochs", "1") if options.quick else ("all",)
-        seconds, made = abaw(workspace, "ablate", *quick, "--out", str(workspace / "ablations"))
+        n_rows = make_workspace(workspace, n_videos, dim)
+        table = options.pick(full="all", quick="temporal", smoke="temporal")
+        out = str(workspace / "ablations")
+        seconds, made = abaw(workspace, "ablate", table, "--epochs", str(epochs), "--out", out)
         rows = TypeAdapter(list[Row]).validate_python(made["rows"])
         best_epoch = sum(row.epoch for row in rows) / len(rows)
         measures = [
             Measure(
-                measure=f"minutes of `abaw ablate {quick[0]}`, {len(rows)} rows on {n_rows:,} frames",
+                measure=f"minutes of `abaw ablate {table}`, {len(rows)} rows on {n_rows:,} frames",
                 value=seconds / 60,
                 bar=8 if cuda else 30,
                 at_most=True,
@@ -67,11 +69,12 @@ def main() -> None:
             )
         ]
         if cuda:
-            head = ("--encoder", "mae", "--fuse", "au,v", "--joint", "au,v,a", "--seq", "20", "--epochs", "20")
-            row_s, _ = abaw(workspace, "fit-heads", *head)
+            head = ("--encoder", "mae", "--fuse", "au,v", "--joint", "au,v,a", "--seq", "20")
+            row_epochs = options.pick(full=20, quick=20, smoke=1)
+            row_s, _ = abaw(workspace, "fit-heads", *head, "--epochs", str(row_epochs))
             measures.append(
                 Measure(
-                    measure=f"seconds of Table 4's valence row, 20 epochs, {n_rows:,} frames",
+                    measure=f"seconds of Table 4's valence row, {row_epochs} epochs, {n_rows:,} frames",
                     value=row_s,
                     bar=15,
                     at_most=True,
@@ -90,7 +93,7 @@ def abaw(workspace: Path, *arguments: str) -> tuple[float, dict[str, JsonValue]]
     return seconds, json.loads(done.stdout)
 
 
-def make_workspace(folder: Path, n_videos: int) -> int:
+def make_workspace(folder: Path, n_videos: int, dim: int) -> int:
     """A workspace whose store holds every embedding; how many frames it has."""
     rng = np.random.default_rng(0)
     factors = np.concatenate([slow(rng, VIDEO_ROWS) for _ in range(n_videos)])
@@ -99,8 +102,8 @@ def make_workspace(folder: Path, n_videos: int) -> int:
     for number, name in enumerate(ENCODERS):
         # Each knows some factors better than the others do; the base embedding knows none well.
         clarity = np.full(N_FACTORS, 0.15) if name == "mae" else 0.1 + 0.4 * rng.random(N_FACTORS)
-        rows = simulated_rows(np.random.default_rng(number), factors * clarity.astype(np.float32), n_videos)
-        with store.writer(name, made_by(name), row_shape=(DIM,)) as writer:
+        rows = simulated_rows(np.random.default_rng(number), factors * clarity.astype(np.float32), n_videos, dim)
+        with store.writer(name, made_by(name), row_shape=(dim,)) as writer:
             for part in writer.pending():
                 writer.append(part.start, rows[part.start : part.stop])
     (folder / "abaw.toml").write_text('frames = "images"\ntrain = "train.txt"\nval = "val.txt"\n')
@@ -146,11 +149,11 @@ def where(known: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]) -> Sequ
     return [float(value) if there else None for there, value in zip(known.tolist(), values.tolist(), strict=True)]
 
 
-def simulated_rows(rng: np.random.Generator, factors: Array, n_videos: int) -> npt.NDArray[np.float16]:
+def simulated_rows(rng: np.random.Generator, factors: Array, n_videos: int, dim: int) -> npt.NDArray[np.float16]:
     """An embedding of the factors: mixed into every column, under each video's look and noise of unit variance."""
-    mixing = rng.standard_normal((N_FACTORS, DIM), dtype=np.float32)
-    looks = np.repeat(rng.standard_normal((n_videos, DIM), dtype=np.float32), VIDEO_ROWS, axis=0)
-    noise = rng.standard_normal((len(factors), DIM), dtype=np.float32)
+    mixing = rng.standard_normal((N_FACTORS, dim), dtype=np.float32)
+    looks = np.repeat(rng.standard_normal((n_videos, dim), dtype=np.float32), VIDEO_ROWS, axis=0)
+    noise = rng.standard_normal((len(factors), dim), dtype=np.float32)
     return (factors @ mixing + looks + noise).astype(np.float16)
 
 

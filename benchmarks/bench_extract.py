@@ -10,8 +10,9 @@ import multiprocessing
 import resource
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from featurestore.images.imagesource import ImageFolder
 from featurestore.store import FeatureStore
 from heads.devices import resolve_device
 
-N_IMAGES = 512  # of each of which there may be several frames; read and decoded each time
+ENCODERS = ("a", "b", "c", "d")
 GPU_FRAMES = 168_000  # s-Aff-Wild2's train and val
 TINY = EncoderSpec(architecture="vit_tiny_patch16_224", input_px=224)
 TINY_112 = EncoderSpec(architecture="vit_tiny_patch16_224", input_px=112)
@@ -45,10 +46,16 @@ class Setting:
     """On what a comparison is made."""
 
     folder: Path
+    n_images: int  # of each of which there may be several frames; read and decoded each time
     device: torch.device
     precision: Precision
     batch: int
     options: Options
+
+    def new_store(self, n_frames: int) -> FeatureStore:
+        """An empty store of frames that all have an image."""
+        frames = random_frames({"video": ("train", n_frames)}, n_images=min(n_frames, self.n_images))
+        return FeatureStore.create(Path(tempfile.mkdtemp(dir=self.folder)) / "features", frames)
 
 
 def main() -> None:
@@ -56,49 +63,56 @@ def main() -> None:
     options = parse_options(__doc__ or "")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_images(folder / "images", N_IMAGES)
+        n_images = options.pick(full=512, quick=512, smoke=16)
+        write_images(folder / "images", n_images)
         # Memory first: a new process's peak begins, on Linux, with the size of the one that started it.
-        memory = measure_memory(folder, 1000, 10_000 if options.quick else 100_000)
+        few, many = options.pick(full=(1000, 100_000), quick=(1000, 10_000), smoke=(32, 64))
+        memory = measure_memory(folder, few, many, n_images=n_images)
         device = resolve_device("auto")
         on_gpu = device.type == "cuda"
-        setting = Setting(folder, device, choose_precision("auto", device), 256 if on_gpu else 32, options)
+        batch = 256 if on_gpu else 32
+        setting = Setting(
+            folder=folder,
+            n_images=n_images,
+            device=device,
+            precision=choose_precision("auto", device),
+            batch=options.pick(full=batch, quick=batch, smoke=8),
+            options=options,
+        )
         speed = measure_gpu(setting) if on_gpu else measure_cpu(setting)
     report([*speed, memory], options)
 
 
 def measure_cpu(setting: Setting) -> list[Measure]:
     """ViT-Ti, where what is not the model weighs most, and ViT-B."""
-    quick = setting.options.quick
-    measures = [
-        *against_bare(setting, TINY, ["a"], n_frames=128 if quick else 512),
-        *against_bare(setting, TINY_112 if quick else TINY, ["a", "b", "c", "d"], n_frames=128),
-    ]
-    if not quick:
-        measures += against_bare(setting, BASE, ["a"], n_frames=96)
-    return [*measures, duplicates(setting, TINY_112, n_frames=256 if quick else 1024)]
+    cases: list[tuple[EncoderSpec, int, int]] = setting.options.pick(  # spec, encoders, frames
+        full=[(TINY, 1, 512), (TINY, 4, 128), (BASE, 1, 96)],
+        quick=[(TINY, 1, 128), (TINY_112, 4, 128)],
+        smoke=[(SMALLEST, 1, 16), (SMALLEST, 4, 16), (SMALLEST, 1, 24)],
+    )
+    spec, n_frames = setting.options.pick(full=(TINY_112, 1024), quick=(TINY_112, 256), smoke=(SMALLEST, 16))
+    measures = [measure for case in cases for measure in against_bare(setting, *case)]
+    return [*measures, duplicates(setting, spec, n_frames)]
 
 
 def measure_gpu(setting: Setting) -> list[Measure]:
     """ViT-B over a data set's worth of frames; one encoder, then four."""
-    n_frames = GPU_FRAMES // 10 if setting.options.quick else GPU_FRAMES
+    n_frames = setting.options.pick(full=GPU_FRAMES, quick=GPU_FRAMES // 10, smoke=64)
     return [
-        *against_bare(setting, BASE, ["a"], n_frames=n_frames, rounds=1),
-        *against_bare(setting, BASE, ["a", "b", "c", "d"], n_frames=n_frames // 4, rounds=1),
-        *against_bare(setting, TINY, ["a"], n_frames=n_frames, rounds=1),
-        duplicates(setting, BASE, n_frames=n_frames // 8),
+        *against_bare(setting, BASE, 1, n_frames, rounds=1),
+        *against_bare(setting, BASE, 4, n_frames // 4, rounds=1),
+        *against_bare(setting, TINY, 1, n_frames, rounds=1),
+        duplicates(setting, BASE, n_frames // 8),
     ]
 
 
 def against_bare(
-    setting: Setting, spec: EncoderSpec, names: Sequence[str], *, n_frames: int, rounds: int = 3
+    setting: Setting, spec: EncoderSpec, n_encoders: int, n_frames: int, *, rounds: int = 3
 ) -> list[Measure]:
     """Whole extractions of some encoders against their forward passes on a batch in place."""
-    store = FeatureStore.create(
-        setting.folder / f"{spec.architecture}{len(names)}",
-        random_frames({"video": ("train", n_frames)}, n_images=min(n_frames, N_IMAGES)),
-    )
+    store = setting.new_store(n_frames)
     device, dtype = setting.device, DTYPES[setting.precision]
-    encoders = {name: Encoder(spec).to(device=device, dtype=dtype).eval() for name in names}
+    encoders = {name: Encoder(spec).to(device=device, dtype=dtype).eval() for name in ENCODERS[:n_encoders]}
     side = spec.input_px
     images = torch.randn(setting.batch, 3, side, side, device=device, dtype=dtype)
     config = ExtractConfig(device=str(device), precision=setting.precision, batch=setting.batch)
@@ -123,11 +137,11 @@ def against_bare(
     pair = side_by_side(extract_s, forward_s, rounds=rounds, budget_s=setting.options.budget_s)
     frames_per_second = f"{n_frames / pair.ours_s:,.0f} / {n_frames / pair.other_s:,.0f} frames/s"
     what = f"{n_frames:,} JPEGs, {spec.architecture.partition('_patch')[0]} on {side} px, {setting.precision}"
-    measure = _one(what, pair, frames_per_second) if len(names) == 1 else _several(what, len(names), pair)
+    measure = _one(what, pair, frames_per_second) if n_encoders == 1 else _several(what, n_encoders, pair)
     if not measure.ok:
         tell_stages(measure, reports[-1])
     measures = [measure]
-    if device.type == "cuda" and spec is BASE and len(names) == 1:
+    if device.type == "cuda" and spec is BASE and n_encoders == 1:
         name = torch.cuda.get_device_name(device)
         measures.append(
             Measure(measure=f"frames/s of extract, {what}, {name}", value=n_frames / pair.ours_s, bar=10_000.0)
@@ -158,10 +172,9 @@ def tell_stages(measure: Measure, last: ExtractReport) -> None:
         print(f"  {stage:<10} {seconds:8.3f} s  {1000 * seconds / last.n_frames:8.4f} ms a frame")
 
 
-def duplicates(setting: Setting, spec: EncoderSpec, *, n_frames: int) -> Measure:
+def duplicates(setting: Setting, spec: EncoderSpec, n_frames: int) -> Measure:
     """Looking for frozen frames where there are none: what it costs. (What it gains is their share.)"""
-    table = random_frames({"video": ("train", n_frames)}, n_images=min(n_frames, N_IMAGES))
-    store = FeatureStore.create(setting.folder / "duplicates", table)
+    store = setting.new_store(n_frames)
     encoders = {"a": Encoder(spec).eval()}
 
     def extract_s(*, reuse: bool) -> float:
@@ -194,14 +207,16 @@ def remove(store: FeatureStore, encoders: Mapping[str, Encoder]) -> None:
         store.remove(name)
 
 
-def measure_memory(folder: Path, few: int, many: int) -> Measure:
-    """Peak memory of an extraction of many frames against one of few, each in a process of its own."""
-    peaks = []
-    for n_frames in (few, many):
-        table = random_frames({"video": ("train", n_frames)}, n_images=N_IMAGES)
-        FeatureStore.create(folder / f"memory{n_frames}", table)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            peaks.append(pool.submit(extraction_peak_mb, folder / f"memory{n_frames}", folder / "images").result())
+def measure_memory(folder: Path, few: int, many: int, *, n_images: int) -> Measure:
+    """Peak memory of an extraction of many frames against one of few, each in a process of its own, at once."""
+    with ExitStack() as stack:
+        running = []
+        for n_frames in (few, many):
+            table = random_frames({"video": ("train", n_frames)}, n_images=n_images)
+            FeatureStore.create(folder / f"memory{n_frames}", table)
+            pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
+            running.append(pool.submit(extraction_peak_mb, folder / f"memory{n_frames}", folder / "images"))
+        peaks = [each.result() for each in running]
     decoded_mb = (many - few) * IMAGE_PX**2 * 3 / 1e6
     return Measure(
         measure=f"peak memory of {many:,} frames : {few:,} frames",
@@ -214,7 +229,7 @@ def measure_memory(folder: Path, few: int, many: int) -> Measure:
 
 def extraction_peak_mb(store: Path, image_root: Path) -> float:
     """Extract with the smallest of encoders, and say how much memory this process held at its peak."""
-    config = ExtractConfig(device="cpu", batch=32)
+    config = ExtractConfig(device="cpu", batch=32, precision="float32")
     extract(FeatureStore.open(store), {"smallest": Encoder(SMALLEST).eval()}, ImageFolder(image_root), config)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # macOS counts bytes, Linux KiB

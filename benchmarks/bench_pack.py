@@ -21,8 +21,7 @@ from featurestore.images.imagesource import ImageFolder, ImageSource
 from featurestore.images.packwriter import write_pack
 
 VIDEO_FRAMES = 400
-N_FRAMES, N_FRAMES_QUICK, N_DISTINCT = 20_000, 4_000, 200
-BATCH, N_DECODED, N_DECODED_QUICK = 64, 6400, 640
+N_DISTINCT, BATCH = 200, 64
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
     options = parse_options(__doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        frames = lay_out(root, N_FRAMES_QUICK if options.quick else N_FRAMES)
+        frames = lay_out(root, options.pick(full=20_000, quick=4_000, smoke=400))
         images = ImageFolder(root / "images")
         pack_s = wall_s(lambda: write_pack(root / "frames.h5", frames, images))
         pack = FramePack(root / "frames.h5")
@@ -77,7 +76,7 @@ def measure_reads(pack: FramePack, images: ImageFolder, frames: FrameTable, opti
 
 def measure_decoding(pack: FramePack, images: ImageFolder, frames: FrameTable, options: Options) -> Measure:
     """What the models are fed with: read and decoded by one thread, where Pillow has most of the work."""
-    n_frames = N_DECODED_QUICK if options.quick else N_DECODED
+    n_frames = options.pick(full=6400, quick=640, smoke=128)
     batches = [np.arange(row, row + BATCH) for row in range(0, n_frames, BATCH)]
 
     def decode_s(source: ImageSource) -> float:

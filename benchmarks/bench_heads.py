@@ -13,13 +13,10 @@ Memory: the peak of a process of its own that opens the store and fits each head
 Scores: all of them on a table of the validation set's size, with 10,000 resamples of its videos.
 """
 
-import sys
-
-sys.path.append(sys.path.pop(0))  # this folder last: else `heads` would be this file instead of the package
-
 import subprocess
+import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +43,7 @@ from heads.scoring.scores import score
 
 DIM = 768
 ENCODERS = ("mae", "au", "v")
-N_ROWS, N_ROWS_QUICK = 168_097, 20_000
+N_ROWS = 168_097
 VIDEO_ROWS = 370  # s-Aff-Wild2's median
 VAL_ROWS, N_VAL_VIDEOS, N_RESAMPLES = 26_666, 50, 10_000
 N_WORKERS = 2  # of the DataLoader
@@ -63,6 +60,15 @@ class Case:
     step_bar: float
     epoch_bar: float
     batch_frames: int = 1024
+
+    def of_size(self, options: Options) -> "Case":
+        """The case as it is measured: in short runs heads that are not linear take fewer rows."""
+        recurrent = self.head.temporal != "none"
+        if not (recurrent or self.head.fuse):
+            return self
+        quick = replace(self, n_rows=self.n_rows // 8) if recurrent else self
+        narrow = replace(self.head, temporal_width=32) if recurrent else self.head
+        return options.pick(full=self, quick=quick, smoke=replace(self, n_rows=VIDEO_ROWS, head=narrow))
 
 
 CASES = (
@@ -108,27 +114,27 @@ CASES = (
 def main() -> None:
     """Measure and report."""
     if sys.argv[1:2] == ["--fit-once"]:
-        fit_once(Path(sys.argv[2]))
+        fit_once(Path(sys.argv[2]), int(sys.argv[3]))
         return
     options = parse_options(__doc__ or "")
     measures = []
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder) / "features", N_ROWS_QUICK if options.quick else N_ROWS)
+        store = make_store(Path(folder) / "features", options.pick(full=N_ROWS, quick=20_000, smoke=5000))
         write_hdf5(store, Path(folder) / "rows.h5")
         features = FeatureSet.load(store, ENCODERS)
         for case in CASES:
-            measures += measure_case(case, features, Path(folder) / "rows.h5", options)
+            measures += measure_case(case.of_size(options), features, Path(folder) / "rows.h5", options)
         del features
-        measures.append(measure_memory(Path(folder) / "features", len(store.frames)))
-    measures.append(measure_scores())
+        n_fitted = options.pick(full=8192, quick=8192, smoke=256)
+        measures.append(measure_memory(Path(folder) / "features", len(store.frames), n_fitted))
+    measures.append(measure_scores(options))
     report(measures, options)
 
 
 def measure_case(case: Case, features: FeatureSet, file: Path, options: Options) -> list[Measure]:
     """A head's step against the module alone, and its epoch against a DataLoader's."""
     training = FitConfig(epochs=2, batch_frames=case.batch_frames)
-    n_rows = min(case.n_rows // (8 if options.quick and case.head.temporal != "none" else 1), len(features.frames))
-    parts = some_rows(features, n_rows)
+    parts = some_rows(features, min(case.n_rows, len(features.frames)))
     n_learned = int((parts.learned[:, 1] - parts.learned[:, 0]).sum())
     batch_windows = training.batch_frames // case.head.seq
     n_steps = -(-len(head_windows(features, case.head, parts.learned)) // batch_windows)
@@ -158,11 +164,10 @@ def measure_case(case: Case, features: FeatureSet, file: Path, options: Options)
     ]
 
 
-def measure_memory(store: Path, n_frames: int) -> Measure:
+def measure_memory(store: Path, n_frames: int, n_fitted: int) -> Measure:
     """The peak of a process that fits every head, less the embeddings, over the gigabyte it may take."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--fit-once", str(store)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, __file__, "--fit-once", str(store), str(n_fitted)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     imported, peak = map(int, done.stdout.split())
     embeddings = len(ENCODERS) * n_frames * DIM * 2
     return Measure(
@@ -174,8 +179,9 @@ def measure_memory(store: Path, n_frames: int) -> Measure:
     )
 
 
-def measure_scores() -> Measure:
+def measure_scores(options: Options) -> Measure:
     """Seconds of all scores with their intervals, on a table of the validation set's size."""
+    n_resamples = options.pick(full=N_RESAMPLES, quick=N_RESAMPLES, smoke=100)
     frames = random_frames({f"{number:02d}": ("val", VAL_ROWS // N_VAL_VIDEOS) for number in range(N_VAL_VIDEOS)})
     targets, n_rows = Targets.from_frames(frames), len(frames)
     rng = np.random.default_rng(0)
@@ -186,22 +192,22 @@ def measure_scores() -> Measure:
         expression=rng.random((n_rows, 8)),
         action_units=rng.random((n_rows, 12)),
     )
-    once = partial(score, targets, predictions, frames.video_ids(), n_resamples=N_RESAMPLES)
+    once = partial(score, targets, predictions, frames.video_ids(), n_resamples=n_resamples)
     return Measure(
-        measure=f"seconds of P, its parts and their intervals: {n_rows:,} rows, {N_RESAMPLES:,} resamples of videos",
-        value=min(wall_s(once) for _ in range(5)),
+        measure=f"seconds of P, its parts and their intervals: {n_rows:,} rows, {n_resamples:,} resamples of videos",
+        value=min(wall_s(once) for _ in range(options.pick(full=5, quick=5, smoke=1))),
         bar=1.0,
         at_most=True,
     )
 
 
-def fit_once(store: Path) -> None:
-    """Fit every head for an epoch; print this process's memory in bytes: with its imports, and at its peak."""
+def fit_once(store: Path, n_rows: int) -> None:
+    """Fit every head for an epoch on about `n_rows`; print the memory in bytes: with the imports, and at its peak."""
     imported = memory_bytes("VmRSS")
     opened = FeatureStore.open(store)
     features = FeatureSet.load(opened, ENCODERS)
     for case in CASES:
-        fit(features, case.head, FitConfig(epochs=1), parts=some_rows(features, 8192))
+        fit(features, case.head, FitConfig(epochs=1), parts=some_rows(features, n_rows))
     print(imported, memory_bytes("VmHWM"))
 
 

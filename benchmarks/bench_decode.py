@@ -15,7 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from material import IMAGE_PX, random_frames, write_images
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ from extractor.pixels.preprocess import model_input
 from extractor.pixels.reader import FrameReader
 from featurestore.images.imagesource import ImageFolder
 
-N_IMAGES, N_FRAMES, N_FRAMES_QUICK, BATCH, SIDE = 256, 8192, 1024, 32, 224
+BATCH, SIDE = 32, 224
 ROUNDS, N_LINES = 15, 12
 TINY = "vit_tiny_patch16_224"
 MEAN = torch.tensor(IMAGENET_MEAN).mul(255).view(1, 3, 1, 1)
@@ -43,9 +42,10 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         root = Path(folder) / "images"
-        write_images(root, N_IMAGES)
+        write_images(root, options.pick(full=256, quick=256, smoke=BATCH))
         files = [path.read_bytes() for path in sorted(root.iterdir())]
-        pixels = torch.from_numpy(np.stack([decode_image(raw) for raw in files[:BATCH]])).permute(0, 3, 1, 2)
+        decoded = [decode_image(raw) for raw in files[: options.pick(full=BATCH, quick=BATCH, smoke=2)]]
+        pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
         report(
             [
                 *measure_decoders(files, options),
@@ -104,8 +104,8 @@ def measure_decoders(files: Sequence[bytes], options: Options) -> list[Measure]:
 
 def measure_readers(root: Path, files: Sequence[bytes], options: Options) -> list[Measure]:
     """Files on the disk to batches, by `FrameReader` and by pools without it."""
-    n_frames = N_FRAMES_QUICK if options.quick else N_FRAMES
-    frames = random_frames({"video": ("train", n_frames)}, n_images=N_IMAGES)
+    n_frames = options.pick(full=8192, quick=1024, smoke=2 * BATCH)
+    frames = random_frames({"video": ("train", n_frames)}, n_images=len(files))
     paths = [root / path for path in frames.data["path"]]
 
     def read_s(n_workers: int, *, find_duplicates: bool = False) -> float:
@@ -125,7 +125,7 @@ def measure_readers(root: Path, files: Sequence[bytes], options: Options) -> lis
         return wall_s(lambda: [stack_by_pillow([p.read_bytes() for p in paths[at : at + BATCH]]) for at in starts])
 
     def pool_s(pool: Executor) -> float:
-        parts = [[files[(at + i) % N_IMAGES] for i in range(BATCH)] for at in range(0, n_frames, BATCH)]
+        parts = [[files[(at + i) % len(files)] for i in range(BATCH)] for at in range(0, n_frames, BATCH)]
         return wall_s(lambda: [len(batch) for batch in pool.map(stack_by_ours, parts)])
 
     with ExitStack() as stack:
@@ -155,8 +155,10 @@ def measure_readers(root: Path, files: Sequence[bytes], options: Options) -> lis
 
 def measure_resizers(pixels: Tensor, options: Options) -> list[Measure]:
     """A decoded batch to the model's input."""
+    import timm  # takes seconds, and here the processes of `measure_readers` do not need it
+
     spec = EncoderSpec(architecture=TINY, input_px=SIDE)
-    groups = [(torch.arange(BATCH), pixels)]
+    groups = [(torch.arange(len(pixels)), pixels)]
     weights = functional.interpolate(
         torch.eye(IMAGE_PX)[None, None], size=(SIDE, IMAGE_PX), mode="bicubic", antialias=True
     )[0, 0]
@@ -177,20 +179,24 @@ def measure_resizers(pixels: Tensor, options: Options) -> list[Measure]:
         return np.stack([np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in pictures])
 
     def ours() -> Tensor:
-        return model_input(groups, spec, n=BATCH, device=pixels.device)
+        return model_input(groups, spec, n=len(pixels), device=pixels.device)
 
     model = timm.create_model(TINY, num_classes=0).eval()
     images = ours()
     what = f"resize {IMAGE_PX} to {SIDE} px and normalise"
+    others: list[tuple[str, Callable[[], object]]] = [
+        ("interpolate in float32", interpolated),
+        ("two products in float32", multiplied),
+        ("Pillow's resize alone", by_pillow_alone),
+    ]
     return [
-        line(f"{what} : interpolate in float32", timed(ours), timed(interpolated), 1.5, options),
-        line(f"{what} : two products in float32", timed(ours), timed(multiplied), 1.5, options),
-        line(f"{what} : Pillow's resize alone", timed(ours), timed(by_pillow_alone), 1.5, options),
+        *(line(f"{what} : {name}", timed(ours), timed(other), 1.5, options, per=len(pixels)) for name, other in others),
         share(
             "time of resizing and normalising, in percent of ViT-Ti's forward",
             timed(ours),
             timed(lambda: model(images)),
             options,
+            per=len(pixels),
         ),
     ]
 
@@ -212,17 +218,17 @@ def line(
     bar: float,
     options: Options,
     *,
-    per: int = BATCH,
+    per: int,
 ) -> Measure:
     """One line of the table: how many times as fast, and the milliseconds a frame."""
     pair = compare(ours, other, options)
     return Measure(measure=what, value=pair.ratio, bar=bar, detail=per_frame(pair, per))
 
 
-def share(what: str, ours: Callable[[], float], other: Callable[[], float], options: Options) -> Measure:
+def share(what: str, ours: Callable[[], float], other: Callable[[], float], options: Options, *, per: int) -> Measure:
     """One line of the table: how many percent of the other's time."""
     pair = compare(ours, other, options)
-    return Measure(measure=what, value=100 / pair.ratio, bar=3.0, at_most=True, detail=per_frame(pair, BATCH))
+    return Measure(measure=what, value=100 / pair.ratio, bar=3.0, at_most=True, detail=per_frame(pair, per))
 
 
 def per_frame(pair: Pair, n_frames: int) -> str:

@@ -25,11 +25,11 @@ from featurestore.embedding import Embedding
 from featurestore.layout import FloatArray
 from featurestore.store import FeatureStore
 
-N_FRAMES, N_FRAMES_QUICK, DIM = 141_431, 20_000, 768  # s-Aff-Wild2's train split; a ViT-B's embedding
+N_FRAMES, DIM = 141_431, 768  # s-Aff-Wild2's train split; a ViT-B's embedding
 N_WINDOWS, N_WINDOWS_ZARR, WINDOW_ROWS = 10_000, 300, 20
 BATCH_WINDOWS, ENCODERS = 256, ("mae", "au", "v")
 BATCH_ROWS, N_WRITERS = 64, 4
-N_FRAMES_LARGE, N_FRAMES_LARGE_QUICK, N_ENCODERS_LARGE = 10_000_000, 1_000_000, 8
+N_ENCODERS_LARGE = 8
 
 OPENS = """
 import sys, time
@@ -57,7 +57,7 @@ print(seconds, kib / 1024, (kib - kib_before) / 1024, listed_s, len(done), min(d
 def main() -> None:
     """Measure and report."""
     options = parse_options(__doc__ or "")
-    n_frames = N_FRAMES_QUICK if options.quick else N_FRAMES
+    n_frames = options.pick(full=N_FRAMES, quick=20_000, smoke=10_000)
     rows = random_rows(n_frames, DIM)
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore.create(Path(folder) / "features", random_frames({"video": ("train", n_frames)}))
@@ -93,7 +93,8 @@ def measure_windows(embedding: Embedding, npy: Path, rows: npt.NDArray[np.float1
     The store and a memory map hand out views, h5py a copy: the first pair of figures is the interface's own cost,
     the second what training pays, in which the rows themselves have their share on either side.
     """
-    starts = np.random.default_rng(1).integers(0, len(rows) - WINDOW_ROWS, N_WINDOWS).tolist()
+    n_windows = options.pick(full=N_WINDOWS, quick=N_WINDOWS, smoke=100)
+    starts = np.random.default_rng(1).integers(0, len(rows) - WINDOW_ROWS, n_windows).tolist()
     place: FloatArray = np.empty((WINDOW_ROWS, DIM), dtype=rows.dtype)
     mapped = np.load(npy, mmap_mode="r")
     h5 = npy.with_suffix(".h5")
@@ -127,7 +128,7 @@ def measure_windows(embedding: Embedding, npy: Path, rows: npt.NDArray[np.float1
                     budget_s=options.budget_s,
                 )
                 how = "copied to a batch" if copied else "handed out"
-                what = f"{N_WINDOWS:,} random windows of {WINDOW_ROWS} {how} : {name}"
+                what = f"{n_windows:,} random windows of {WINDOW_ROWS} {how} : {name}"
                 measures.append(Measure(measure=what, value=pair.ratio, bar=bar, detail=pair.detail))
     h5.unlink()
     return measures
@@ -137,7 +138,8 @@ def measure_zarr(store: FeatureStore, options: Options) -> Measure:
     """Random windows against zarr-python on the very same chunks."""
     embedding = store.embedding(ENCODERS[0])
     array = zarr.open_group(store.location, mode="r")[f"{ENCODERS[0]}/embedding"]
-    starts = np.random.default_rng(2).integers(0, embedding.n_frames - WINDOW_ROWS, N_WINDOWS_ZARR).tolist()
+    n_windows = options.pick(full=N_WINDOWS_ZARR, quick=N_WINDOWS_ZARR, smoke=10)
+    starts = np.random.default_rng(2).integers(0, embedding.n_frames - WINDOW_ROWS, n_windows).tolist()
     place: FloatArray = np.empty((WINDOW_ROWS, DIM), dtype=embedding.dtype)
 
     def windows(read: Callable[[int, int], FloatArray]) -> float:
@@ -153,7 +155,7 @@ def measure_zarr(store: FeatureStore, options: Options) -> Measure:
         rounds=5,
         budget_s=options.budget_s,
     )
-    what = f"{N_WINDOWS_ZARR} random windows of {WINDOW_ROWS} copied to a batch : zarr-python"
+    what = f"{n_windows} random windows of {WINDOW_ROWS} copied to a batch : zarr-python"
     return Measure(measure=what, value=pair.ratio, bar=50.0, detail=pair.detail)
 
 
@@ -217,8 +219,8 @@ def measure_write(store: FeatureStore, npy: Path, rows: npt.NDArray[np.float16],
 
 def measure_open(folder: Path, options: Options) -> list[Measure]:
     """Opening a large store with all its encoders, in a process of its own; time and memory are absolute here."""
-    n_frames = N_FRAMES_LARGE_QUICK if options.quick else N_FRAMES_LARGE
-    n_videos = 1000
+    n_frames = options.pick(full=10_000_000, quick=1_000_000, smoke=10_000)
+    n_videos = options.pick(full=1000, quick=1000, smoke=10)
     lengths = {f"{number:04d}": ("train", n_frames // n_videos) for number in range(n_videos)}
     store = FeatureStore.create(folder, random_frames(lengths))
     for number in range(N_ENCODERS_LARGE):
@@ -229,7 +231,7 @@ def measure_open(folder: Path, options: Options) -> list[Measure]:
             start, stop = embedding.layout.span(chunk)
             embedding.commits.write(chunk, Commit(stop - start, 1))
     figures = []
-    for _ in range(5):
+    for _ in range(options.pick(full=5, quick=5, smoke=1)):
         ran = subprocess.run([sys.executable, "-c", OPENS, folder], capture_output=True, text=True, check=True)
         figures.append([float(figure) for figure in ran.stdout.split()])
     opened_s, all_mib, own_mib, listed_s, n_encoders, n_done = np.median(figures, axis=0)
