@@ -37,7 +37,9 @@ def ablate(
         int, typer.Option(min=0, help="End a row after so many epochs without a better one; 0 runs them all.")
     ] = 5,
     lr: RateOption = 1e-3,
-    batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
+    batch_frames: Annotated[
+        int | None, typer.Option(min=1, help="Rows a step.", show_default="by the rows there are")
+    ] = None,
     parallel: ParallelOption = "auto",
     device: DeviceOption = "auto",
     memory: MemoryOption = None,

@@ -32,8 +32,10 @@ from heads.ablation.running import run_ablation
 from heads.ablation.tables import plan
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
-from heads.fitting.fit import fit, score_rows
+from heads.fitting.fit import score_rows
 from heads.modules.config import HeadConfig
+from heads.runs.defaults import default_judging
+from heads.runs.making import make
 from heads.runs.run import Run
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
@@ -83,11 +85,8 @@ def finetuning(task: str, seed: int) -> FinetuneConfig:
     )
 
 
-HEADS: Final = FitConfig(epochs=20, batch_frames=256)
-ABLATION: Final = FitConfig(epochs=15, batch_frames=512)
-TRUTH: Final = FitConfig(epochs=60, batch_frames=128, learning_rate=1e-2)
-"""Fifteen numbers a frame make a module of width fifteen, which takes a larger rate and more steps."""
-
+ABLATION: Final = FitConfig(epochs=20, patience=5)
+"""As `abaw ablate` has it."""
 WINDOW: Final = 20
 
 _SHORT_TITLES: Final = {"ccc_valence": "CCC V", "ccc_arousal": "CCC A", "f1_expression": "EXPR", "f1_au": "AU"}
@@ -251,11 +250,12 @@ def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrat
     ]
     joint = HeadConfig(encoder="mae", fuse=tuple(TASKS), seq=WINDOW)
     truth = HeadConfig(encoder="truth", seq=WINDOW)
-    for label, head, training in (("joint", joint, HEADS), ("truth, the ceiling", truth, TRUTH)):
-        fitted = fit(features, head, replace(training, seed=seed))
-        run = Run.from_fit(fitted, features, name=label.partition(",")[0])
+    for label, head in (("joint", joint), ("truth, the ceiling", truth)):
+        training, judging = FitConfig(seed=seed), default_judging(features, head)[0]
+        made = make(features, head, training, judging)
+        run = Run.from_fit(made, features, training=training, judging=judging, name=label.partition(",")[0])
         run.save(workspace.config.runs / run.name, force=True)
-        standings.append(Standing(label, fitted.scores, 1, fit_command(head, run.record.training)))
+        standings.append(Standing(label, made.scores, 1, fit_command(head, training)))
     narrator.tell(f"{sum(standing.models for standing in standings)} heads fitted")
     return standings
 
@@ -267,14 +267,15 @@ def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: boo
         others = tuple(name for name in TASKS if name != task) if fused else ()
         temporal = "lstm" if seq > 1 else "none"
         head = HeadConfig(encoder=task, fuse=others, joint=(task,), temporal=temporal, seq=seq)
-        training = replace(HEADS, seed=seed, select=task)
-        predictions[task] = fit(features, head, training).predictions
+        training, judging = FitConfig(seed=seed, select=task), default_judging(features, head)[0]
+        predictions[task] = make(features, head, training, replace(judging, probe=False)).predictions
     together = Predictions(
         rows=predictions["v"].rows,
         valence=predictions["v"].valence,
         arousal=predictions["a"].arousal,
         expression=predictions["expr"].expression,
         action_units=predictions["au"].action_units,
+        thresholds=predictions["au"].thresholds,
     )
     return Standing(label, score_rows(features, together), len(TASKS), fit_command(head, training))
 
@@ -284,9 +285,8 @@ def fit_command(head: HeadConfig, training: FitConfig) -> str:
     words = ["abaw fit-heads", f"--encoder {head.encoder}"]
     words += [f"--fuse {','.join(head.fuse)}"] if head.fuse else []
     words += [f"--joint {','.join(head.joint)} --task {training.select}"] if training.select != "p" else []
-    words += [f"--temporal {head.temporal}", f"--seq {head.seq}"]
-    words += [f"--epochs {training.epochs}", f"--batch-frames {training.batch_frames}"]
-    words += [f"--lr {training.learning_rate:g}", f"--seed {training.seed}"]
+    words += ["--temporal none --seq 1"] if head.temporal == "none" else [f"--seq {head.seq}"]
+    words += [f"--seed {training.seed}"]
     return " ".join(words)
 
 
@@ -318,7 +318,9 @@ def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Na
 def _close(root: Path, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
     stdout.print()
     stdout.print(_standings_table(standings))
-    stdout.print("Intervals resample the videos. Each head's epoch was selected on val. To fit one again:")
+    stdout.print(
+        "Intervals resample the videos. Each head's epoch was selected on val, its thresholds on train. To fit one again:"
+    )
     for standing in standings:
         stdout.print(f"  {standing.label.partition(',')[0]:<13} {standing.command}")
     stdout.print()

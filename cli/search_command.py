@@ -46,7 +46,9 @@ def search(
     folds: Annotated[int, typer.Option(min=2, help="With --honest: folds of train's videos.")] = 5,
     seeds: Annotated[str, typer.Option(help="Of the fits, such as 1,2,3: a trial's score is their mean.")] = "1",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the train windows; the best one is kept.")] = 20,
-    batch_frames: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
+    batch_frames: Annotated[
+        int | None, typer.Option(min=1, help="Rows a step.", show_default="by the rows there are")
+    ] = None,
     seed: SeedOption = 1,
     parallel: ParallelOption = "auto",
     device: DeviceOption = "auto",

@@ -7,7 +7,7 @@ from heads.fitting.config import FitConfig
 from heads.modules.config import HeadConfig
 from heads.sharing import digest_of
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
 
 

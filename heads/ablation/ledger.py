@@ -15,6 +15,7 @@ from featurestore.errors import ConfigError, FileExistsAlreadyError
 from heads.modules.config import HeadConfig
 
 from .keys import PROTOCOL
+from .tables import plain
 
 SCHEMA: Final = pl.Schema(
     {
@@ -122,7 +123,7 @@ def head_of(row: LedgerRow) -> HeadConfig:
     ConfigError
         If the row describes none.
     """
-    return HeadConfig(
+    head = HeadConfig(
         encoder=str(row["base"] or ""),
         fuse=tuple(str(row["fused"]).split("+")) if row["fused"] else (),
         fusion=str(row["fusion"]),
@@ -131,6 +132,7 @@ def head_of(row: LedgerRow) -> HeadConfig:
         seq=int(row["S"] or 0),
         window=int(row["W"] or 0),
     )
+    return plain(head)
 
 
 def as_table(rows: list[LedgerRow]) -> pl.DataFrame:

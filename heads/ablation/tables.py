@@ -11,7 +11,7 @@ so each of Table 2's figures says whether its row is stated in the text or infer
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from types import MappingProxyType
 from typing import Final
@@ -151,6 +151,14 @@ def readable(planned: Plan, shapes: Shapes) -> Plan:
 _Grid = tuple[list[PlannedRow], list[str]]
 
 
+def plain(head: HeadConfig) -> HeadConfig:
+    """A head with the paper's outputs: one Linear a task, on the fused or temporal state alone.
+
+    Inputs are standardised all the same: the paper's encoders learn along with the head, cached ones do not.
+    """
+    return replace(head, hidden=(), skip=False, input_dropout=0.0)
+
+
 def _fusion_grid(task: str, known: Sequence[str], base: str | None) -> _Grid:
     encoder = base or task
     if encoder not in known:
@@ -216,7 +224,7 @@ _JOINT_INPUTS: Final[Mapping[str, tuple[tuple[str, ...], int]]] = MappingProxyTy
 
 
 def _row(table: str, task: str, head: HeadConfig) -> PlannedRow:
-    return PlannedRow(table=table, task=task, head=head, published=_published(table, task, head))
+    return PlannedRow(table=table, task=task, head=plain(head), published=_published(table, task, head))
 
 
 def _published(table: str, task: str, head: HeadConfig) -> Published | None:

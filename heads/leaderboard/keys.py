@@ -17,7 +17,7 @@ from heads.recipes.systemrecord import SystemRecord
 from heads.recipes.tables import recipe_to_table
 from heads.sharing import digest_of
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Part of every key and of `data`; raised when a change to fitting or scoring makes old rows incomparable."""
 
 _TOLD: Final = ("title", "challenge", "year", "source", "link", "published", "notes", "needs")
