@@ -10,8 +10,9 @@ A new benchmark is one file, and nothing else names it: `make bench` and the tes
 - It runs as ``python benchmarks/bench_<thing>.py [--quick | --smoke] [--json FILE]``; the first line of its docstring
   is the help text. ``main`` calls `parse_options`, measures, and ends with one call of `report`.
 - Every size is chosen by ``options.pick(full=..., quick=..., smoke=...)``: full for the figures in
-  docs/benchmarks.md, quick to end within a minute on two cores (`make bench`), smoke to end within ten seconds on two
-  busy cores (the test suite). Smoke runs every measure of the benchmark, on tiny material; its values mean nothing.
+  docs/benchmarks.md, quick to end within a minute on two cores (`make bench`), smoke to end within seconds beside its
+  imports (the test suite, with one thread a process). Smoke runs every measure of the benchmark, on tiny material; its
+  values mean nothing.
 - Timings come from `side_by_side`, with ``budget_s=options.budget_s`` or a part of it. At smoke that is 0: one round
   counts.
 - A line of the table is a `Measure`, whose ``measure`` names what was measured and, after `` : ``, against what. The
