@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 
 from featurestore.errors import AbawError
+from heads.arrays import IntArray
 from heads.features.featureset import FeatureSet
-from heads.fitting.parts import Parts
+from heads.fitting.parts import Parts, segment_rows
 from heads.light.config import LightConfig
 from heads.light.fit import fit_light
 from heads.modules.config import HeadConfig
@@ -35,25 +36,32 @@ def fit_probe(features: FeatureSet, config: HeadConfig | LightConfig, *, split: 
 
     Returns
     -------
-    Scores of the head's tasks; None where there can be no probe: of patch tokens, or of a task without train labels.
+    Scores of the head's tasks that train has labels of; None where there can be no probe: of patch tokens, or if the
+    split has nothing to score.
     """
     if isinstance(config, HeadConfig) and config.reads_tokens:
         return None
+    parts = Parts(_sampled(features.frames.segments("train")), features.frames.segments(split), split)
+    rows = segment_rows(parts.learned)
+    rows = rows[features.usable(config.encoders)[rows]]
     probe = LightConfig(
         estimator="logistic",
         encoder=config.encoder,
         fuse=config.fuse,
         columns=config.columns,
-        joint=config.joint,
+        joint=tuple(task for task in config.joint if features.targets.labelled(task)[rows].any()) or config.joint,
         class_balance=False,
         C=1.0,
     )
-    segments = features.frames.segments("train")
-    order = np.random.default_rng(0).permutation(len(segments))
-    sizes = (segments[:, 1] - segments[:, 0])[order]
-    n_taken = max(1, int(np.searchsorted(np.cumsum(sizes), PROBE_ROWS, side="right")))
-    parts = Parts(segments[np.sort(order[:n_taken])], features.frames.segments(split), split)
     try:
         return fit_light(features, probe, parts=parts).scores
     except AbawError:
         return None  # the head's own fit has been possible; that a probe is not is no reason to lose it
+
+
+def _sampled(segments: IntArray) -> IntArray:
+    """Whole segments drawn at random, as many as hold `PROBE_ROWS` rows at most, and one at least."""
+    order = np.random.default_rng(0).permutation(len(segments))
+    sizes = (segments[:, 1] - segments[:, 0])[order]
+    n_taken = max(1, int(np.searchsorted(np.cumsum(sizes), PROBE_ROWS, side="right")))
+    return segments[np.sort(order[:n_taken])]
