@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +33,9 @@ def test_a_mistake_of_ours_is_not_hidden(
     _raise(monkeypatch, error)
     with pytest.raises(type(error), match=str(error)):
         abaw("frames")
+
+
+def test_a_missing_argument_is_a_usage_error(abaw: Callable[..., Any]) -> None:
+    outcome = abaw("evaluate")
+    assert outcome.code == 2, outcome.err
+    assert "Missing argument 'RUN'" in outcome.err
