@@ -1,5 +1,6 @@
 """`abaw fit-heads` beyond its defaults: parts by name, light heads, calibration, recipes, and what is refused."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,13 @@ def test_what_is_calibrated_is_marked(workspace: Path, abaw: Callable, refused: 
     honest = abaw("fit-heads", *frame, "--folds", 2, "--name", "honest", "--json").json()
     assert (honest["calibrated_on"], honest["in_sample"]) == ("train, out of fold", None)
     assert {"uncalibrated", "out_of_fold"} <= set(honest)
-    assert "threshold of au1: " in abaw("fit-heads", *frame, "--folds", 2, "--name", "again").out
+    shown = abaw("fit-heads", *frame, "--folds", 2, "--name", "again")
+    assert "again, train, out of 2 folds" in shown.out
+    assert re.search(r"score of +score +before +95 % interval +trivial +probe", shown.out)
+    kept = re.search(r"^calibrated on train, out of fold: (.*)$", shown.out, flags=re.MULTILINE)
+    assert kept is not None
+    assert re.search(r"(thresholds?|class bias|class_bias) of |nothing, for nothing helped", kept[1])
+    assert "note: The fit took 2 steps (1 epochs of 2), too few for a head to learn." in shown.err
     assert not abaw("evaluate", "honest", "--json").json()["in_sample"]
     assert abaw("evaluate", "honest", "--split", "train", "--json").json()["in_sample"]
     text = refused(2, "fit-heads", *frame, "--calibrate-on", "val", "--name", "tuned")
@@ -47,6 +54,21 @@ def test_what_is_calibrated_is_marked(workspace: Path, abaw: Callable, refused: 
     detailed = abaw("evaluate", "honest", "--per-class").out
     assert "Happiness" in detailed
     assert "au26" in detailed
+
+
+def test_what_is_calibrated_unless_it_is_asked_otherwise(workspace: Path, abaw: Callable) -> None:
+    quick = ("--temporal", "none", "--epochs", 1)
+    few = abaw("fit-heads", *quick, "--name", "few")  # three clips of train
+    assert few.code == 0
+    assert "nothing is calibrated: train has 3 clips with labels of au, expr, at least 6 needed" in few.err
+    none = abaw("fit-heads", *quick, "--post", "none", "--name", "none")
+    assert "nothing is calibrated" not in none.err
+    va = abaw("fit-heads", *quick, "--joint", "v,a", "--name", "va")
+    assert "nothing is calibrated" not in va.err
+    for name in ("few", "none", "va"):
+        text = (workspace / "runs" / name / "metrics.json").read_text()
+        assert '"uncalibrated"' not in text
+        assert '"probe": {' in text
 
 
 @pytest.mark.parametrize(("choice", "selected_on"), [("last", "last"), ("folds", "last")])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featurestore.errors import ConfigError, FileExistsAlreadyError
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
+from heads.ablation.keys import PROTOCOL
 from heads.ablation.ledger import SCHEMA, read_ledger, write_ledger
 from heads.ablation.running import RowReport, run_ablation
 from heads.ablation.videosums import read_sums
@@ -22,7 +23,7 @@ from heads.fitting.fit import FittedHead, fit
 from heads.fitting.workers import Parallel
 from heads.modules.config import HeadConfig
 
-TRAINING = FitConfig(epochs=1, learning_rate=1e-2)
+TRAINING = FitConfig(epochs=1, batch_frames=1024, learning_rate=1e-2)
 Reports = list[RowReport]
 
 
@@ -316,7 +317,9 @@ def test_a_table_of_an_earlier_version_is_left_alone(tmp_path: Path, small: Feat
         run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
     assert path.read_bytes() == earlier
     rows.with_columns(protocol=pl.lit(1)).write_csv(path)
-    with pytest.raises(FileExistsAlreadyError, match=r"of another protocol than this version's 2.*another --out"):
+    with pytest.raises(
+        FileExistsAlreadyError, match=rf"of another protocol than this version's {PROTOCOL}.*another --out"
+    ):
         run_ablation(small, "fusion", out=tmp_path, training=TRAINING)
 
 

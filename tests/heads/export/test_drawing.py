@@ -94,7 +94,7 @@ def test_columns_are_drawn_as_the_embeddings_are(run_of: MakeRun, small: Feature
 
 
 def test_what_tells_no_scale_is_drawn_from_the_standard_normal(run_of: MakeRun) -> None:
-    plain = scales(Subject.of(run_of(HeadConfig(encoder="wide", temporal="none", seq=1))))
+    plain = scales(Subject.of(run_of(HeadConfig(encoder="wide", temporal="none", seq=1, normalise=False))))
     assert (plain["wide"].mean == 0).all()
     assert (plain["wide"].scale == 1).all()
 

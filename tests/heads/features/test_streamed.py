@@ -168,7 +168,7 @@ def drifting(tmp_path: Path, make_frames: MakeFrames, add_encoder: AddEncoder) -
 
 def final_scores(features: FeatureSet) -> NDArray[np.float64]:
     """CCC of valence on val after the last epoch, not the best one, of three seeds."""
-    head = HeadConfig(temporal="none", seq=4, joint=("v",))
+    head = HeadConfig(temporal="none", seq=4, joint=("v",), normalise=False, hidden=())
     fits = [
         fit(features, head, FitConfig(epochs=5, batch_frames=64, learning_rate=2e-2, select="v", seed=seed))
         for seed in (1, 2, 3)

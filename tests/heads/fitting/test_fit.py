@@ -22,8 +22,10 @@ from heads.fitting.fit import FittedHead, fit, fit_each
 from heads.fitting.optimising import Optimizer
 from heads.fitting.predict import predict
 from heads.fitting.trainer import Trainer
+from heads.losses.config import LossConfig
 from heads.losses.multitask import MultiTaskLoss
 from heads.modules.config import HeadConfig
+from heads.runs.probe import fit_probe
 from heads.scoring.scores import combine
 
 MakeFrames = Callable[..., FrameTable]
@@ -46,8 +48,8 @@ def test_learns_all_four_tasks(new_features: Build, make_frames: MakeFrames, lab
     frames = make_frames(VIDEOS, smooth=5)
     features = new_features(frames, {"mae": label_vectors(frames, dim=32)})
     reports: list[EpochReport] = []
-    head = HeadConfig(temporal="none", seq=4)
-    training = FitConfig(epochs=25, batch_frames=128, learning_rate=3e-2)
+    head = HeadConfig(temporal="none", seq=4, normalise=False, hidden=())
+    training = FitConfig(epochs=25, batch_frames=128, learning_rate=3e-2, loss=LossConfig())
     fitted = fit(features, head, training, on_epoch=reports.append)
     assert fitted.scores.p is not None
     assert fitted.scores.p.score > fitted.scores.p.trivial + 1.2
@@ -60,6 +62,27 @@ def test_learns_all_four_tasks(new_features: Build, make_frames: MakeFrames, lab
     assert best.selected == pytest.approx(fitted.scores.p.score)
     assert set(best.task_losses) == {"au", "expr", "v", "a"}
     assert best.loss == pytest.approx(sum(best.task_losses.values()), rel=1e-4)
+
+
+def test_the_default_fit_ends_by_itself_beside_what_a_linear_model_knows(
+    new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors
+) -> None:
+    frames = make_frames(VIDEOS, smooth=5)
+    features = new_features(frames, {"mae": label_vectors(frames, dim=32)})
+    head = HeadConfig(temporal="none", seq=1)
+    fitted = fit(features, head, FitConfig())
+    schedule, n_epochs = fitted.schedule, len(fitted.curve)
+    # 640 rows, of which nearly each has a label: 32 a step, 20 steps an epoch, up to 200 epochs.
+    assert (schedule.steps_per_epoch, schedule.epochs, schedule.patience) == (20, 200, 15)
+    assert n_epochs == fitted.epoch + 15 < schedule.epochs
+    assert n_epochs * schedule.steps_per_epoch > 400
+    assert fitted.scores.p is not None
+    probe = fit_probe(features, head)
+    assert probe is not None
+    assert probe.p is not None
+    # The structure is linear: nothing could be better than the probe, and the head is not far below it.
+    assert probe.p.score > fitted.scores.p.trivial + 2
+    assert fitted.scores.p.score > probe.p.score - 0.25
 
 
 def past_frames(make_frames: MakeFrames, delay: int) -> tuple[FrameTable, NDArray[np.float32]]:
@@ -101,17 +124,19 @@ def test_fusion_joins_what_two_encoders_know(new_features: Build, make_frames: M
 
 
 def test_the_same_seed_gives_the_same_bits(features: FeatureSet) -> None:
-    head, training = HeadConfig(fuse=("au", "v"), seq=8, window=4), FitConfig(epochs=2, learning_rate=1e-2)
+    head = HeadConfig(fuse=("au", "v"), seq=8, window=4)
+    training = FitConfig(epochs=2, batch_frames=256, learning_rate=1e-2)
     before = torch.random.get_rng_state()
     first = fit(features, head, training)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(3)
     second = fit(features, head, training)
-    other = fit(features, head, FitConfig(epochs=2, learning_rate=1e-2, seed=2))
+    other = fit(features, head, replace(training, seed=2))
     weights = first.model.state_dict()
     assert all(torch.equal(value, second.model.state_dict()[name]) for name, value in weights.items())
     assert first.scores.as_dict() == second.scores.as_dict()
-    assert not any(torch.equal(value, other.model.state_dict()[name]) for name, value in weights.items())
+    pairs = zip(first.model.parameters(), other.model.parameters(), strict=True)
+    assert not any(torch.equal(one, two) for one, two in pairs)
 
 
 def test_the_best_epochs_weights_are_kept(features: FeatureSet) -> None:
@@ -169,7 +194,7 @@ def test_windows_are_shuffled_and_each_label_counts_once(features: FeatureSet, m
 
 
 def test_weights_decide_what_is_learnt(features: FeatureSet) -> None:
-    head = HeadConfig(temporal="none", seq=1, joint=("au", "v"))
+    head = HeadConfig(temporal="none", seq=1, joint=("au", "v"), normalise=False, hidden=())
     training = FitConfig(epochs=5, learning_rate=2e-2, batch_frames=64, weights={"v": 0.0}, weight_decay=0)
     losses = [report.task_losses for report in fit(features, head, training).curve]
     assert losses[-1]["v"] == pytest.approx(losses[0]["v"], abs=0.05)

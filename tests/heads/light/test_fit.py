@@ -175,7 +175,14 @@ def test_a_task_is_fitted_as_the_estimator_fits_it(learnable: FeatureSet, fits: 
     targets, videos = learnable.targets.take(rows), learnable.video_ids[rows]
     X = learnable.embeddings["mae"].float().numpy()[rows]  # type: ignore[index]
     units = np.where(targets.valid_action_units, targets.action_units, np.nan)
-    boosting = {"n_estimators": 12, "n_leaves": 8, "min_leaf_rows": 5, "learning_rate": 0.3, "random_state": 1}
+    boosting = {
+        "n_estimators": 12,
+        "n_leaves": 8,
+        "min_leaf_rows": 5,
+        "learning_rate": 0.3,
+        "refit": True,
+        "random_state": 1,
+    }
     trees = BoostedClassifier(**boosting).fit(X, units, groups=videos)  # type: ignore[arg-type]
     mine = fits["lightgbm"].model.numbers
     assert isinstance(mine["au"], Trees)
@@ -184,9 +191,9 @@ def test_a_task_is_fitted_as_the_estimator_fits_it(learnable: FeatureSet, fits: 
     values = BoostedRegressor(**boosting).fit(X[valid], targets.valence[valid], groups=videos[valid])  # type: ignore[arg-type]
     assert values.score(X[valid], targets.valence[valid]) > 0.3
     scaled = fits["linear"].model.design.transform(learnable, learnable.frames.segments("train")).X
-    descent = {"learning_rate": 0.03, "epochs": 15, "batch_rows": 128, "random_state": 1}
+    descent = {"learning_rate": 0.03, "epochs": 15, "batch_rows": 128, "refit": True, "random_state": 1}
     valid = targets.valid_expression
-    probe = ProbeClassifier(**descent).fit(scaled[valid], targets.expression[valid], groups=videos[valid])  # type: ignore[arg-type]
+    probe = ProbeClassifier(**descent, balance=1.0).fit(scaled[valid], targets.expression[valid], groups=videos[valid])  # type: ignore[arg-type]
     layers = fits["linear"].model.numbers["expr"]
     assert isinstance(layers, Layers)
     np.testing.assert_array_equal(probe.numbers_.weights[0], layers.weights[0])

@@ -10,7 +10,15 @@ from heads.modules.feedback import HiddenFeedback, LabelFeedback
 from heads.modules.model import HeadModel
 
 WIDTH = 6
-HIDDEN = HeadConfig(framework="hidden-feedback", hidden=(5, 4), temporal="gru", layers=1, feedback_from=("au", "v"))
+HIDDEN = HeadConfig(
+    framework="hidden-feedback",
+    hidden=(5, 4),
+    temporal="gru",
+    layers=1,
+    input_dropout=0.0,
+    skip=False,
+    feedback_from=("au", "v"),
+)
 LABEL = replace(HIDDEN, framework="label-feedback", hidden=(), label_width=3)
 ALL = replace(LABEL, feedback_from=("au", "expr", "v"))
 
@@ -141,7 +149,7 @@ def test_evaluation_never_looks_at_labels() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"last hidden layers, but hidden is \(\): set it, to 512, 256"):
-        HeadConfig(framework="hidden-feedback")
+        HeadConfig(framework="hidden-feedback", hidden=())
     with pytest.raises(ConfigError, match=r"of au, v those fed back are au, v, and \(none\) receive"):
         HeadConfig(framework="label-feedback", joint=("au", "v"))
     with pytest.raises(ConfigError, match=r"of expr, a those fed back are \(none\), and expr, a receive"):

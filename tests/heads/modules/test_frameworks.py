@@ -34,7 +34,9 @@ def test_share_encoder_shares_all_but_the_outputs() -> None:
 
 
 def test_share_bottom_has_temporal_layers_in_common_and_of_each_tasks_own() -> None:
-    head = HeadConfig(framework="share-bottom", temporal="gru", layers=2, own_layers=3, temporal_width=4)
+    head = HeadConfig(
+        framework="share-bottom", temporal="gru", layers=2, own_layers=3, temporal_width=4, skip=False, hidden=()
+    )
     model = model_of(head)
     assert isinstance(model.framework, ShareBottom)
     assert model.framework.trunk.temporal.gru.num_layers == 2

@@ -38,7 +38,8 @@ def train_rows(features: FeatureSet) -> NDArray[np.int64]:
 
 
 def test_columns_are_selected() -> None:
-    config = HeadConfig(fuse=("au", "wide"), fusion="concat", columns={"au": (3, 7), "wide": (-10, None)})
+    columns = {"au": (3, 7), "wide": (-10, None)}
+    config = HeadConfig(fuse=("au", "wide"), fusion="concat", columns=columns, normalise=False)
     embeddings = [torch.randn(2, 5, width) for width in (16, 16, 24)]
     read = Inputs(config, SHAPES)
     assert read.widths == (16, 4, 10)

@@ -45,16 +45,23 @@ def count(module: torch.nn.Module) -> int:
 
 
 def test_the_papers_module_sizes_at_768() -> None:
-    model = model_of(HeadConfig(fuse=("au", "v")), 768)
+    paper = HeadConfig(fuse=("au", "v"), normalise=False, hidden=(), skip=False, input_dropout=0.0)
+    model = model_of(paper, 768)
     assert count(model.fusion) == 1_181_184
     assert count(model.temporal) == 9_449_472
     assert model.n_parameters() == 1_181_184 + 9_449_472 + 769 * (12 + 8 + 1 + 1)
+    assert count(model_of(replace(paper, fuse=(), temporal="none", seq=1, joint=("v",)), 768)) == 769
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_the_papers_with_a_hidden_layer_and_a_skip() -> None:
     config = HeadConfig(fuse=("au",)).resolved()
     assert (config.encoder, config.fusion, config.temporal, config.seq, config.window) == ("mae", "sum", "lstm", 20, 20)
-    assert count(model_of(HeadConfig(temporal="none", seq=1, joint=("v",)), 768)) == 769
+    assert (config.normalise, config.skip, config.hidden, config.input_dropout) == (True, True, (512,), 0.5)
+    own = 22 + 4 * 512 + 512 * 22  # 12 + 8 + 1 + 1 outputs of four layers of 512
+    single = model_of(HeadConfig(temporal="none", seq=1), 768)
+    assert count(single) == 4 * 768 * 512 + own
+    beside = model_of(HeadConfig(fuse=("au", "v")), 768)  # the outputs read the state and the fused embedding
+    assert count(beside) == 1_181_184 + 9_449_472 + 4 * 2 * 768 * 512 + own
 
 
 # AIM3-RUC's sizes: three embeddings side by side, Transformer layers of 1024 with feed-forward 2048, outputs 512, 256.
@@ -90,6 +97,7 @@ def test_the_sizes_of_aim3s_frameworks(framework: str, layers: int, expected: in
         framework=framework,
         feedback_to=("a",),
         hidden=(512, 256),
+        skip=False,
     )
     # Counts need no weights; but to draw a table's there, torch first loads its compiler.
     with torch.device("cpu" if framework == "label-feedback" else "meta"):

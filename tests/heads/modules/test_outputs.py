@@ -4,11 +4,11 @@ from torch import nn
 from heads.modules.config import HeadConfig
 from heads.modules.outputs import TaskOutput, in_range
 
-AIM3 = HeadConfig(hidden=(512, 256))
+AIM3 = HeadConfig(hidden=(512, 256), hidden_dropout=0.3)
 
 
 def test_without_hidden_layers_it_is_one_linear() -> None:
-    output = TaskOutput("expr", 5, HeadConfig())
+    output = TaskOutput("expr", 5, HeadConfig(hidden=()))
     states = torch.randn(2, 3, 5)
     assert sum(parameter.numel() for parameter in output.parameters()) == 5 * 8 + 8
     assert torch.equal(output(states), states @ output.output.weight.T + output.output.bias)
@@ -24,6 +24,13 @@ def test_the_hidden_layers_are_aim3s() -> None:
     n_parameters = (1024 + 1) * 512 + (512 + 1) * 256 + (256 + 1) * 12
     assert sum(parameter.numel() for parameter in output.parameters()) == n_parameters
     assert output.hidden_width == 256
+
+
+def test_by_default_there_is_one_hidden_layer() -> None:
+    output = TaskOutput("v", 20, HeadConfig())
+    assert [type(layer) for layer in output.layers] == [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout]
+    assert {layer.p for layer in output.layers if isinstance(layer, nn.Dropout)} == {0.5}
+    assert sum(parameter.numel() for parameter in output.parameters()) == (20 + 1) * 512 + (512 + 1)
 
 
 def test_the_logits_come_of_the_last_hidden_layer() -> None:

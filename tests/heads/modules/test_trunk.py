@@ -11,6 +11,8 @@ from heads.modules.trunk import Trunk
 SHAPES = {"mae": (8,), "wide": (12,)}
 LENGTH = 7
 BOTH = HeadConfig(fuse=("wide",), fusion="affine", temporal="bigru", temporal_width=6, layers=1)
+ALONE = replace(BOTH, skip=False)
+"""The temporal module's state is all that the outputs read."""
 
 
 def make(config: HeadConfig) -> Trunk:
@@ -27,22 +29,41 @@ def gaps_of(n_windows: int = 3) -> Tensor:
 
 
 def test_widths() -> None:
-    trunk = make(BOTH)
+    trunk = make(ALONE)
     assert (trunk.fused_width, trunk.temporal_width, trunk.out_width) == (8, 6, 12)
-    assert trunk(embeddings_of(BOTH)).shape == (3, LENGTH, 12)
+    assert trunk(embeddings_of(ALONE)).shape == (3, LENGTH, 12)
+    beside = make(BOTH)
+    assert (beside.fused_width, beside.temporal_width, beside.out_width) == (8, 6, 12 + 8)
+    assert beside(embeddings_of(BOTH)).shape == (3, LENGTH, 12 + 8)
     plain = make(HeadConfig(temporal="none"))
     assert (plain.fused_width, plain.temporal_width, plain.out_width) == (8, 8, 8)
-    wide = make(replace(BOTH, fusion="concat", temporal_width=None))
+    wide = make(replace(ALONE, fusion="concat", temporal_width=None))
     assert (wide.fused_width, wide.temporal_width, wide.out_width) == (20, 20, 40)
 
 
 def test_parts_follow_each_other() -> None:
-    config = replace(BOTH, columns={"wide": (2, 7)}, normalise=True)
+    config = replace(ALONE, columns={"wide": (2, 7)}, normalise=True)
     trunk, embeddings = make(config), embeddings_of(config)
     mask = torch.arange(LENGTH) < torch.tensor([7, 3, 1])[:, None]
-    expected = trunk.temporal(trunk.fusion([embeddings[0], embeddings[1][..., 2:7]]), mask)
+    fused = trunk.fusion([embeddings[0], embeddings[1][..., 2:7]])
+    expected = trunk.temporal(fused, mask)
     torch.testing.assert_close(trunk(embeddings, mask=mask), expected)
     assert not torch.allclose(trunk(embeddings), expected, atol=1e-3)
+    beside = make(replace(config, skip=True))  # of the same seed, so of the same weights
+    torch.testing.assert_close(beside(embeddings, mask=mask), torch.cat([expected, fused], dim=-1))
+
+
+def test_in_training_the_temporal_module_reads_dropped_inputs_and_the_skip_does_not() -> None:
+    config = replace(BOTH, fusion_dropout=0.0, input_dropout=0.9)
+    trunk, embeddings = make(config), embeddings_of(config)
+    whole = trunk(embeddings)
+    dropped = trunk.train()(embeddings)
+    assert torch.equal(dropped[..., 12:], whole[..., 12:])
+    assert not torch.allclose(dropped[..., :12], whole[..., :12], atol=1e-3)
+    kept = make(replace(config, input_dropout=0.0)).train()
+    assert torch.equal(kept(embeddings), whole)
+    single = make(replace(config, temporal="none")).train()  # there is no temporal module to mislead
+    assert torch.equal(single(embeddings), single.eval()(embeddings))
 
 
 def test_padding_changes_nothing() -> None:
@@ -63,7 +84,7 @@ def test_gaps_say_nothing_at_the_start_and_can_be_learned(temporal: str) -> None
     without = make(replace(config, gap_input=False))
     without.load_state_dict({name: each for name, each in trunk.state_dict().items() if not name.startswith("gap.")})
     assert torch.equal(trunk(embeddings, gaps=gaps), without(embeddings))
-    (trunk(embeddings, gaps=gaps) * torch.randn(3, LENGTH, 8)).sum().backward()
+    (trunk(embeddings, gaps=gaps) * torch.randn(3, LENGTH, trunk.out_width)).sum().backward()
     assert (trunk.gap.linear.weight.grad != 0).any()
     torch.nn.init.normal_(trunk.gap.linear.weight)
     told, other = trunk(embeddings, gaps=gaps), trunk(embeddings, gaps=gaps + 30)

@@ -97,8 +97,8 @@ def test_what_equals_its_default_is_left_out() -> None:
         {
             "name": "linear",
             "tasks": ["au", "expr", "v", "a"],
-            "head": {"encoder": "mae", "temporal": "none", "seq": 1},
-            "training": {},
+            "head": {"encoder": "mae", "normalise": False, "temporal": "none", "hidden": [], "seq": 1},
+            "training": {"epochs": 20, "loss": {}},
         }
     ]
     assert "post" not in table

@@ -15,12 +15,16 @@ from featurestore.labels import LABEL_COLUMNS
 from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
-from heads.fitting.fit import fit
+from heads.fitting.fit import FittedHead, fit
+from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import FoldReport
+from heads.fitting.parts import Parts
 from heads.light.config import LightConfig
+from heads.light.fit import FittedLight
 from heads.modules.config import HeadConfig
 from heads.runs.judging import Judging
 from heads.runs.making import make, make_each
+from heads.runs.probe import fit_probe
 from heads.runs.run import Run
 
 MakeFrames = Callable[..., FrameTable]
@@ -82,6 +86,70 @@ def test_a_calibration_on_val_says_so(videos: FeatureSet) -> None:
     assert run.record.in_sample("test") is None
     assert run.metrics["in_sample"] == run.record.in_sample("val")
     assert make(scrambled(videos), HEAD, TRAINING, Judging(post=POST, calibrate_on="val")).calibration is not None
+
+
+def test_folds_keep_the_epoch_and_the_schedule_of_the_fit_on_all_of_train(videos: FeatureSet) -> None:
+    training = FitConfig(patience=4, learning_rate=1e-2)  # rows a step and epochs follow from the rows
+    told: list[tuple[int | None, int, int]] = []
+    made = make(
+        videos,
+        HEAD,
+        training,
+        Judging(folds=3),
+        on_epoch=lambda report: told.append((None, report.epoch, report.n_epochs)),
+        on_fold=lambda report: told.append((report.fold, report.epoch, report.n_epochs)),
+    )
+    whole, folded = made.fitted, made.out_of_fold
+    assert isinstance(whole, FittedHead)
+    assert folded is not None
+    n_epochs, kept = len(whole.curve), whole.epoch
+    assert n_epochs == kept + 4 < whole.schedule.epochs  # patience has ended it
+    assert (folded.epoch, folded.schedule) == (kept, whole.schedule)
+    # The whole comes first, and no fold goes on beyond its epoch.
+    assert [(fold, epoch) for fold, epoch, _ in told] == [(None, epoch) for epoch in range(1, n_epochs + 1)] + [
+        (fold, epoch) for fold in (1, 2, 3) for epoch in range(1, kept + 1)
+    ]
+    assert {total for fold, _, total in told if fold is not None} == {kept}
+    # A fold is the fit on the others that ends there, with as many windows a step as the whole has.
+    folds = video_folds(videos.frames, 3, seed=0)
+    fixed = replace(whole.schedule, epochs=kept)
+    alone = fit(
+        videos,
+        HEAD,
+        replace(training, select_on="last"),
+        parts=Parts.of_fold(videos, folds, 1),
+        schedule=replace(fixed, patience=None),
+    )
+    of_fold = np.isin(folded.predictions.rows, alone.predictions.rows)
+    assert of_fold.sum() == len(alone.predictions.rows)
+    for task, values in alone.predictions.arrays().items():
+        assert np.allclose(folded.predictions.arrays()[task][of_fold], values, atol=1e-6)
+
+
+def test_folds_of_a_light_head_keep_the_penalties_of_the_fit_on_all_of_train(
+    videos: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def choose(groups: NDArray[np.int64], *_: object, **__: object) -> float:
+        given.append(len(groups))
+        return 0.01
+
+    monkeypatch.setattr("heads.light.penalty.choose_penalty", choose)
+    made = make(videos, LightConfig(estimator="ridge", joint=("v", "expr")), TRAINING, Judging(folds=2))
+    train = videos.frames.rows("train")
+    # Of all of train, once a task; neither folds nor the probe choose.
+    assert given == [videos.targets.labelled(task)[train].sum() for task in ("expr", "v")]
+    assert isinstance(made.fitted, FittedLight)
+    assert made.fitted.penalties == {"expr": 0.01, "v": 0.01}
+
+
+def test_a_linear_probe_stands_beside_a_fit_unless_it_is_not_wanted(videos: FeatureSet) -> None:
+    made = make(videos, HEAD, TRAINING, Judging(folds=2))
+    probe = fit_probe(videos, HEAD)
+    assert probe is not None
+    assert made.probe == probe
+    assert make(videos, HEAD, TRAINING, Judging(probe=False)).probe is None
 
 
 def test_each_score_picks_its_own_epoch_in_one_fit(videos: FeatureSet) -> None:
