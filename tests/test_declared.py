@@ -27,7 +27,9 @@ def test_what_a_folder_imports_is_declared(folder: str) -> None:
     undeclared = {
         f"{module} ({where})"
         for module, where in _imported(ROOT / folder)
-        if not _is_own(module, ROOT / folder) and allowed.isdisjoint(_distributions(module))
+        if not _is_own(module, ROOT / folder)
+        and not _is_tested(module, folder)
+        and allowed.isdisjoint(_distributions(module))
     }
     assert not undeclared, f"add these to pyproject.toml: {', '.join(sorted(undeclared))}"
 
@@ -77,6 +79,11 @@ def _modules(node: ast.AST) -> list[str]:
 def _is_own(module: str, folder: Path) -> bool:
     """Whether the module is Python's, the project's, or lies in the folder itself (benchmarks import each other)."""
     return module in sys.stdlib_module_names or module in PACKAGES or (folder / f"{module}.py").exists()
+
+
+def _is_tested(module: str, folder: str) -> bool:
+    """Whether it is one of the benchmarks, of which tests import some."""
+    return folder == "tests" and (ROOT / "benchmarks" / f"{module}.py").exists()
 
 
 def _distributions(module: str) -> set[str]:

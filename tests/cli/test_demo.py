@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,8 @@ def test_the_demo_runs_to_its_end_and_keeps_what_is_there(
     monkeypatch.setattr(demo, "PRETRAINING", demo.PRETRAINING.model_copy(update=small))
     whole = demo.finetuning
     monkeypatch.setattr(demo, "finetuning", lambda task, seed: whole(task, seed).model_copy(update={"epochs": 1}))
-    monkeypatch.setattr(demo, "HEADS", replace(demo.HEADS, epochs=1))
+    monkeypatch.setattr(demo, "FitConfig", partial(demo.FitConfig, epochs=1))
     monkeypatch.setattr(demo, "ABLATION", replace(demo.ABLATION, epochs=1))
-    monkeypatch.setattr(demo, "TRUTH", replace(demo.TRUTH, epochs=1))
     frames = 16
     synth = demo.SynthConfig
     monkeypatch.setattr(demo, "SynthConfig", lambda **options: synth(frames_per_video=frames, **options))

@@ -7,9 +7,10 @@ import pytest
 from featurestore.errors import ConfigError, UnknownNameError
 from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
-from heads.ablation.tables import plan
+from heads.ablation.tables import plain, plan
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig, check_together
+from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.search.space import FUSIONS, TEMPORALS, WEIGHTS, Space, strategy
 from heads.tasks import TASKS
@@ -49,16 +50,18 @@ def test_whatever_is_drawn_can_be_fitted(features: FeatureSet, task: str) -> Non
 @pytest.mark.parametrize("task", TASKS)
 def test_the_paper_s_choice_is_tried(features: FeatureSet, task: str) -> None:
     space = Space.of(features, task, FitConfig(learning_rate=1e-3))
-    linear, paper = (space.suggest(optuna.trial.FixedTrial(dict(each))) for each in space.first())
-    assert linear.head.encoders == (task,)
-    assert (linear.head.joint, linear.head.temporal, linear.head.resolved().fusion) == ((task,), "none", "none")
+    single, paper = (space.suggest(optuna.trial.FixedTrial(dict(each))) for each in space.first())
+    assert single.head.encoders == (task,)
+    assert (single.head.joint, single.head.temporal, single.head.resolved().fusion) == ((task,), "none", "none")
     best = max(
         (row for row in plan("joint", features.names).rows if row.task == task and row.published),
         key=lambda row: row.published.score,
     ).head.resolved()
     # Linear outputs on the task's own embedding in the au row: the paper's base was being trained.
     wanted = replace(best, encoder="au") if task == "au" else best
-    assert paper.head.resolved() == wanted
+    # The paper's inputs, fusion and time; behind them a search has the default outputs, and not the paper's.
+    assert plain(paper.head).resolved() == wanted
+    assert {each.head.hidden_layers for each in (single, paper)} == {HeadConfig().hidden_layers}
     assert {paper.training.weights[name] for name in paper.head.joint} == {1.0}
     assert paper.training.select == task
 
