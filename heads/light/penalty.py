@@ -76,12 +76,21 @@ def best_f1(units: Float64Array, outputs: Float64Array) -> float:
         order = np.argsort(-values[valid], kind="stable")
         hits = np.cumsum(labels[valid][order])
         if len(hits) and hits[-1]:
-            found.append(float((2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])).max()))
+            scores = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+            is_cut = np.append(np.diff(values[valid][order]) != 0, True)  # no threshold parts equal outputs
+            found.append(float(scores[is_cut].max()))
     return float(np.mean(found)) if found else 0.0
 
 
 def macro_f1(classes: IntArray, outputs: Float64Array) -> float:
-    """Macro F1 of the largest output over the classes that come, classes (n,) of 0 .. n_classes - 1."""
+    """Macro F1 of the largest output over all columns; a class that is neither there nor predicted counts 0.
+
+    Parameters
+    ----------
+    classes : shape (n,)
+        In 0 .. n_classes - 1.
+    outputs : shape (n, n_classes)
+    """
     said = outputs.argmax(axis=1)
     n_classes = outputs.shape[1]
     table = np.bincount(classes * n_classes + said, minlength=n_classes**2).reshape(n_classes, n_classes)

@@ -21,6 +21,7 @@ from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import score_rows
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import OUT_OF_FOLD, FoldReport
+from heads.modules.config import HeadConfig
 from heads.runs.checks import check_calibrates, check_judged
 from heads.runs.making import Made, calibrated, make_each
 from heads.scoring.predictions import Predictions
@@ -210,7 +211,8 @@ def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep
     made: dict[str, Made] = {}
     for number, pieces in enumerate(fits):
         first = pieces[0]
-        tell = _Teller(on_step, first.model, number * (n_folds + 1), n_folds, config.n_fits)
+        folds_first = config.select_on_folds and isinstance(first.head, HeadConfig)
+        tell = _Teller(on_step, first.model, number * (n_folds + 1), n_folds if folds_first else 0, config.n_fits)
         results = make_each(
             features,
             first.head,
@@ -226,12 +228,20 @@ def _made(features: FeatureSet, config: SystemConfig, on_step: Callable[[FitStep
 
 @dataclass(frozen=True, slots=True)
 class _Teller:
-    """Tells of the epochs of one model, whose folds are fitted before it."""
+    """Reports the epochs of one model and of its folds.
+
+    Attributes
+    ----------
+    n_before
+        Fits of the models before it.
+    n_first
+        Its folds that are fitted before the whole: all where they pick its epoch, else none.
+    """
 
     on_step: Callable[[FitStep], None] | None
     model: str
     n_before: int
-    n_folds: int
+    n_first: int
     n_fits: int
 
     def epoch(self, report: EpochReport) -> None:
@@ -243,7 +253,7 @@ class _Teller:
     def _tell(self, fold: int | None, epoch: int, n_epochs: int) -> None:
         if self.on_step is None:
             return
-        current = self.n_before + (self.n_folds if fold is None else fold - 1)
+        current = self.n_before + (self.n_first if fold is None else fold - 1 if self.n_first else fold)
         self.on_step(
             FitStep(
                 done=current + (epoch == n_epochs),

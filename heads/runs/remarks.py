@@ -9,7 +9,7 @@ from heads.scoring.scores import Scores
 from heads.tasks import PART_TITLES, PARTS, PartName
 
 FEW_STEPS: Final = 100
-"""A head that is best after fewer steps of its optimiser, with no more to come, has hardly moved."""
+"""A head that was fitted in fewer steps of its optimiser has hardly moved."""
 BELOW: Final = 0.01
 """By how much a score must lie below the probe's to be remarked on."""
 FALLING: Final = 0.98
@@ -39,6 +39,8 @@ def remarks_on(fitted: FittedHead | FittedLight, scores: Scores, probe: Scores |
 
 
 def _on_schedule(fitted: FittedHead) -> list[str]:
+    if fitted.training.select_on == "last":
+        return []  # what picked the number of epochs, folds or the user, is not the schedule's to judge
     schedule, n_epochs = fitted.schedule, len(fitted.curve)
     n_steps = n_epochs * schedule.steps_per_epoch
     done = f"{n_steps:,} steps ({n_epochs} epochs of {schedule.steps_per_epoch})"

@@ -429,7 +429,6 @@ def test_an_option_without_effect_is_no_other_system(
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["small_seed1"]
 
 
-@pytest.mark.xfail(reason="_Teller counts the folds as done before the whole is, which is fitted first")
 def test_fits_are_counted_over_all_systems(small_store: FeatureStore, tmp_path: Path) -> None:
     one, two = linear("one", "mae"), linear("two", "au", folds=2)
     run(small_store, tmp_path, one)

@@ -53,7 +53,6 @@ def test_best_f1_tries_every_threshold(n: int, seed: int, share: float, unlabell
     assert best_f1(units, outputs) == pytest.approx(np.mean(expected) if expected else 0.0)
 
 
-@pytest.mark.xfail(reason="best_f1 parts rows that have the same output, which no threshold can")
 def test_best_f1_parts_no_rows_that_are_alike() -> None:
     labels = np.array([1.0, 1, 0, 0, 0, 0])
     assert best_f1(labels[:, None], np.zeros((6, 1))) == pytest.approx(best_threshold_f1(labels, np.zeros(6)))
