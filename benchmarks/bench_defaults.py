@@ -102,7 +102,7 @@ SETS: Final = (
     DataSet(embedding="truth", videos=False, n_rows=600),
     DataSet(embedding="truth", videos=True, n_rows=5000),
     DataSet(embedding="truth", videos=True, n_rows=50_000),
-    DataSet(embedding="truth", videos=False, n_rows=600, unlabelled=("expr", "v")),
+    DataSet(embedding="truth", videos=False, n_rows=600, unlabelled=("expr", "v", "a")),
     DataSet(embedding="encoder", videos=False, n_rows=600),
     DataSet(embedding="encoder", videos=True, n_rows=600),
     DataSet(embedding="encoder", videos=True, n_rows=5000),
@@ -281,7 +281,6 @@ def embed(folder: Path, pool: Pool, each: DataSet) -> FeatureSet:
     val = val.gather_every(max(1, len(val) // VAL_ROWS))
     picked = pl.concat([train, val]).sort("video", "frame")
     columns = [c for task in each.unlabelled for c in TASKS[task].columns]
-    columns += ["arousal"] if "v" in each.unlabelled else []
     rows = picked["row"].to_numpy()
     nothing = [pl.lit(None).cast(picked.schema[name]).alias(name) for name in columns]
     frames = FrameTable(picked.drop("row").with_columns(nothing))

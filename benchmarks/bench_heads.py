@@ -35,6 +35,7 @@ from heads.fitting.config import FitConfig
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import fit
 from heads.fitting.parts import Parts, head_windows
+from heads.losses.config import LossConfig
 from heads.losses.multitask import MultiTaskLoss
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
@@ -136,7 +137,7 @@ def main() -> None:
 
 def measure_case(case: Case, features: FeatureSet, file: Path, options: Options) -> list[Measure]:
     """A head's step against the module alone, and its epoch against a DataLoader's."""
-    training = FitConfig(epochs=2, batch_frames=case.batch_frames)
+    training = FitConfig(epochs=2, batch_frames=case.batch_frames, loss=LossConfig())
     parts = some_rows(features, min(case.n_rows, len(features.frames)))
     n_learned = int((parts.learned[:, 1] - parts.learned[:, 0]).sum())
     batch_windows = training.batch_frames // case.head.seq
