@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from rich import box
 from rich.table import Table
 
 from extractor.encoders.folder import load_encoder
@@ -43,6 +42,7 @@ from heads.scoring.tabulate import prediction_table
 from heads.tasks import PARTS, TASKS
 
 from .console import progress_bar, stdout
+from .render import compact_table
 from .training_commands import step_bar
 from .workspace import CONFIG_FILE, Workspace, WorkspaceConfig, create_workspace, open_workspace
 
@@ -336,16 +336,7 @@ def _close(root: Path, standings: list[Standing], submission: Path, narrator: Na
 
 
 def _standings_table(standings: list[Standing]) -> Table:
-    title = "Validation split, people never seen in training"
-    # Without lines between the columns, so that it fits in 80 characters.
-    table = Table(
-        title=title,
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table("Validation split, people never seen in training")
     table.add_column("", no_wrap=True)
     for heading in ("P", "95 % interval", *(_SHORT_TITLES[part] for part in PARTS), "heads"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -216,8 +216,9 @@ def fit_heads(
         return
     if light is not None:
         refuse_others(ctx, "--light", "its own settings are given by --set", refused=_NEURAL)
-    if post == "none":
-        refuse_others(ctx, "--post none", "nothing is calibrated", refused=("calibrate_on",))
+    if post is None or post == "none":
+        given = "no --post" if post is None else "--post none"
+        refuse_others(ctx, given, "it says what is calibrated", refused=("calibrate_on",))
     if use:
         raise ConfigError("--use says which encoders play a recipe's; give it with --recipe.")
     span: dict[str, JsonValue] = {"seq": seq} if seq_frames is None else {"seq": seq_frames, "span": "frames"}

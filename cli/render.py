@@ -14,6 +14,18 @@ from heads.scoring.scores import PartScore, Scores
 from heads.tasks import PART_TITLES, PARTS
 
 
+def compact_table(title: str) -> Table:
+    """An empty table without lines between its columns, so that it fits in 80 characters."""
+    return Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
 def scores_table(
     scores: Scores, *, title: str, probe: Mapping[str, float] | None = None, before: Scores | None = None
 ) -> Table:
@@ -30,15 +42,7 @@ def scores_table(
     before
         What was scored before the post-processing.
     """
-    # Without lines between the columns, so that it fits in 80 characters.
-    table = Table(
-        title=title,
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table(title)
     table.add_column("score of", no_wrap=True)
     probes = () if probe is None else ("probe",)
     befores = () if before is None else ("before",)

@@ -169,7 +169,7 @@ def fit_folds_each(
                     if looks:
                         judged = trainer.judged()
                         found.setdefault(epoch, _FoldedPredictions()).add(judged)
-                        points = part_points(features, judged)
+                        points = part_points(features, judged) if chooses else {}
                     waiting.add(points)
                     if on_epoch is not None:
                         own = _own_score(points, selects[0]) if chooses else float("nan")
