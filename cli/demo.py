@@ -267,7 +267,7 @@ def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: boo
         others = tuple(name for name in TASKS if name != task) if fused else ()
         temporal = "lstm" if seq > 1 else "none"
         head = HeadConfig(encoder=task, fuse=others, joint=(task,), temporal=temporal, seq=seq)
-        training, judging = FitConfig(seed=seed, select=task), default_judging(features, head)[0]
+        training, judging = FitConfig(seed=seed), default_judging(features, head)[0]
         predictions[task] = make(features, head, training, replace(judging, probe=False)).predictions
     together = Predictions(
         rows=predictions["v"].rows,
@@ -284,7 +284,7 @@ def fit_command(head: HeadConfig, training: FitConfig) -> str:
     """The command that fits the same head in the same way."""
     words = ["abaw fit-heads", f"--encoder {head.encoder}"]
     words += [f"--fuse {','.join(head.fuse)}"] if head.fuse else []
-    words += [f"--joint {','.join(head.joint)} --task {training.select}"] if training.select != "p" else []
+    words += [f"--joint {','.join(head.joint)}"] if len(head.joint) < len(TASKS) else []
     words += ["--temporal none --seq 1"] if head.temporal == "none" else [f"--seq {head.seq}"]
     words += [f"--seed {training.seed}"]
     return " ".join(words)

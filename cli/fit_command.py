@@ -154,8 +154,13 @@ def fit_heads(
     ] = None,
     seed: SeedOption = 1,
     task: Annotated[
-        str, typer.Option(help="Which score picks the epoch: p, au, expr, v or a.", rich_help_panel=_JUDGE)
-    ] = "p",
+        str,
+        typer.Option(
+            help="Which score picks the epoch: p, au, expr, v, a; each (an epoch a task, where tasks share nothing).",
+            show_default="each where tasks share nothing, else p",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = "auto",
     select_on: Annotated[
         str, typer.Option(help="Where it is picked: val, folds (of train), or last.", rich_help_panel=_JUDGE)
     ] = "val",
@@ -302,6 +307,7 @@ def fit_and_save(
     from heads.runs.place import prepare_folder
     from heads.runs.record import run_name
     from heads.runs.run import Run
+    from heads.tasks import TASKS
 
     from .console import print_json, progress_bar, say
     from .workspace import open_workspace
@@ -311,13 +317,14 @@ def fit_and_save(
     if judging is None:
         judging, reason = default_judging(features, config)
         if reason:
-            say(f"nothing is calibrated: {reason}")
+            say(f"no thresholds are fitted: {reason}")
     name = run_name(config, training) if name is None else name
     folder = prepare_folder(opened.config.runs, name, config, training, features, judging=judging, force=force)
+    select = training.select if training.select in TASKS else "p"
     with progress_bar("fit", "epochs") as update:
 
         def on_epoch(report: "EpochReport") -> None:
-            selected = "" if math.isnan(report.selected) else f", {training.select} {report.selected:.4f}"
+            selected = "" if math.isnan(report.selected) else f", {select} {report.selected:.4f}"
             update(report.epoch, report.n_epochs, f"loss {report.loss:.3f}{selected}")
 
         def on_fold(report: "FoldReport") -> None:
@@ -356,8 +363,10 @@ def print_run(run: "Run", made: "Made", folder: Path) -> None:
         where = f"calibrated on {record.calibrated_on}" + (f"; in-sample: {seen}" if seen else "")
         stdout.print(f"{where}: {told}", markup=False)
     if record.schedule is not None and record.epoch is not None:
-        steps = f"{record.epoch * record.schedule.steps_per_epoch:,} steps"
-        epoch = f"epoch {record.epoch} of {0 if run.curve is None else run.curve.height} ({steps}), "
+        n_epochs, n_steps = 0 if run.curve is None else run.curve.height, record.schedule.steps_per_epoch
+        own = ", ".join(f"{task} {epoch}" for task, epoch in record.epochs.items())
+        which = f"epochs {own}" if len(set(record.epochs.values())) > 1 else f"epoch {record.epoch}"
+        epoch = f"{which} of {n_epochs}, {n_steps:,} steps each; "
     else:
         epoch = ""
     stdout.print(f"{epoch}selected on {record.selected_on}; {record.parameters:,} parameters, {record.seconds:.1f} s")

@@ -15,15 +15,17 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from featurestore.errors import unknown_name
+from featurestore.errors import ConfigError, unknown_name
 from heads.checking import at_least, from_json, in_unit_interval, raise_all, to_json
 from heads.losses.config import LossConfig
 from heads.modules.config import HeadConfig
 from heads.tasks import TASKS
 
 LEARNING_RATE: Final = 1e-3
+BALANCED: Final = LossConfig(class_balance=True, au_balance=10.0, au_balance_power=0.5)
 PRECISIONS: Final = ("float32", "bfloat16")
 SCHEDULES: Final = ("constant", "linear", "cosine")
+SELECTS: Final = ("auto", "p", "each", *TASKS)
 SELECT_ON: Final = ("val", "last")
 
 _DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -56,14 +58,15 @@ class FitConfig:
         Task -> weight of its loss; a task that is not named weighs 1.
     loss
         Of each task; by default the ABAW7 winner's with balanced expressions, since macro F1 counts a rare one as much
-        as a frequent one.
+        as a frequent one, and action units balanced half the way (see `LossConfig`).
     label_sampling
         Of ``label-feedback``: share of true labels that are fed back, in the first epoch; it falls to 0 in the last.
     complete_labels
         Whether only train rows with labels of every joined task are learned from.
     select
-        Which score picks the epoch: a joined task, or ``"p"``: P, where not all tasks are joined its joined
-        parts.
+        Which score picks the epoch: a joined task's; ``"p"``: P, where not all tasks are joined its joined parts;
+        ``"each"``: an epoch for each task, by its own score, of a head whose tasks share nothing (valence and arousal
+        are often best long before the others). ``"auto"`` is ``"each"`` of such a head, ``"p"`` of others.
     select_on
         Where: ``"val"``, or ``"last"``: the last epoch is kept, and val has no part in the fit.
     patience
@@ -92,10 +95,10 @@ class FitConfig:
     gradient_clip: float = 1.0
     average: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    loss: LossConfig = field(default_factory=lambda: LossConfig(class_balance=True))
+    loss: LossConfig = field(default_factory=lambda: BALANCED)
     label_sampling: float = 0.75
     complete_labels: bool = False
-    select: str = "p"
+    select: str = "auto"
     select_on: str = "val"
     patience: int | None = None
     seed: int = 1
@@ -145,7 +148,7 @@ class FitConfig:
     def _choice_mistakes(self) -> list[str]:
         choices = (
             ("schedule", self.schedule, SCHEDULES),
-            ("score to select by", self.select, ("p", *TASKS)),
+            ("score to select by", self.select, SELECTS),
             ("split to select on", self.select_on, SELECT_ON),
             ("precision", self.precision, PRECISIONS),
         )
@@ -172,20 +175,47 @@ class FitConfig:
         return from_json(cls, values)
 
 
+def picks_of(head: HeadConfig, select: str) -> dict[str, str]:
+    """Joined task -> the score that picks its epoch: ``"p"``, or a task's own.
+
+    Parameters
+    ----------
+    head
+        What is fitted.
+    select
+        As of `FitConfig`.
+
+    Raises
+    ------
+    ConfigError
+        If that task is not joined, or an epoch for each task is asked of a head whose tasks share layers.
+    """
+    if select == "auto":
+        select = "each" if head.shares_nothing else "p"
+    if select == "each":
+        if not head.shares_nothing:
+            raise ConfigError(
+                "An epoch for each task (select 'each') needs a head whose tasks share nothing, but with fusion "
+                f"{head.resolved().fusion!r}, temporal {head.temporal!r} and framework {head.framework!r} they share "
+                "layers. Choose framework 'per-task', or select by 'p' or one task."
+            )
+        return {task: task for task in head.joint}
+    if select != "p" and select not in head.joint:
+        raise ConfigError(
+            f"The epoch is selected by {select!r}, but the joined tasks are {', '.join(head.joint)}. "
+            "Join it, or select by one of these or by 'p'."
+        )
+    return dict.fromkeys(head.joint, select)
+
+
 def check_together(head: HeadConfig, training: FitConfig) -> None:
     """Refuse a head and a training that do not fit each other.
 
     Raises
     ------
     ConfigError
-        If the epoch is selected by a task that is not joined, or every joined task weighs 0.
+        As `picks_of` does, or if every joined task weighs 0.
     """
-    mistakes = []
-    if training.select != "p" and training.select not in head.joint:
-        mistakes.append(
-            f"The epoch is selected by {training.select!r}, but the joined tasks are {', '.join(head.joint)}. "
-            "Join it, or select by one of these or by 'p'."
-        )
+    picks_of(head, training.select)
     if not any(training.weights[task] > 0 for task in head.joint):
-        mistakes.append(f"Every joined task ({', '.join(head.joint)}) weighs 0. Give one of them a weight.")
-    raise_all("fit", mistakes)
+        raise ConfigError(f"Every joined task ({', '.join(head.joint)}) weighs 0. Give one of them a weight.")

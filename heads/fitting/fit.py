@@ -21,7 +21,7 @@ from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores, combine, part_scores, score
 from heads.tasks import TASKS, PartName
 
-from .config import FitConfig, check_together
+from .config import FitConfig, check_together, picks_of
 from .epochs import EpochReport
 from .parts import Parts
 from .predict import predict
@@ -45,8 +45,8 @@ class FittedHead:
         What it came to on these rows: rows a step, epochs, patience.
     shapes
         Encoder -> row shape of its embeddings.
-    epoch
-        The one that was kept, from 1.
+    epochs
+        Task -> the epoch that was kept of it, from 1: one for all, unless each was to have its own (see `picks_of`).
     selected_on
         What picked it: ``"val"`` or a fold, and the score there is optimistic; ``"last"`` if nothing did.
     scores
@@ -64,12 +64,17 @@ class FittedHead:
     training: FitConfig
     schedule: Schedule
     shapes: dict[str, tuple[int, ...]]
-    epoch: int
+    epochs: Mapping[str, int]
     selected_on: str
     scores: Scores
     predictions: Predictions
     curve: tuple[EpochReport, ...]
     seconds: float
+
+    @property
+    def epoch(self) -> int:
+        """The last one that was kept of a task."""
+        return max(self.epochs.values())
 
     @property
     def n_parameters(self) -> int:
@@ -84,6 +89,7 @@ def fit(
     *,
     parts: Parts | None = None,
     schedule: Schedule | None = None,
+    epochs: Mapping[str, int] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> FittedHead:
     """Fit a head.
@@ -100,6 +106,9 @@ def fit(
         Which rows are learned from and which judge; by default the train and the val split.
     schedule
         Rows a step, epochs and patience in place of those that follow from `training` and the rows.
+    epochs
+        Task -> the epoch to keep of it: nothing is looked at, and the fit ends with the last of them. By default they
+        are chosen as `training` says.
     on_epoch
         Called after each epoch; what it raises ends the fit.
 
@@ -117,7 +126,16 @@ def fit(
     PrecisionError
         If the loss stops being a number.
     """
-    return fit_each(features, head, training, (training.select,), parts=parts, schedule=schedule, on_epoch=on_epoch)[0]
+    return fit_each(
+        features,
+        head,
+        training,
+        (training.select,),
+        parts=parts,
+        schedule=schedule,
+        epochs=None if epochs is None else (epochs,),
+        on_epoch=on_epoch,
+    )[0]
 
 
 def fit_each(
@@ -128,6 +146,7 @@ def fit_each(
     *,
     parts: Parts | None = None,
     schedule: Schedule | None = None,
+    epochs: Sequence[Mapping[str, int]] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> tuple[FittedHead, ...]:
     """Fit a head once, and keep an epoch for each of several scores, such as each task's own.
@@ -140,7 +159,9 @@ def fit_each(
     features, head, training, parts, schedule, on_epoch
         As in `fit`; `training.select` is passed over.
     selects
-        Joined tasks, or ``"p"``, each once.
+        Each as `FitConfig.select`.
+    epochs
+        As in `fit`, for each of `selects`.
 
     Returns
     -------
@@ -157,7 +178,15 @@ def fit_each(
         trainer = Trainer(model, features, training, parts, schedule=schedule)
         for each in trainings:
             _check_judge(features, head, each, parts)
-        kept = [_Kept(each, trainer.schedule) for each in trainings]
+        kept = [
+            _Kept(
+                each,
+                trainer.schedule,
+                _picks(features, head, each, parts),
+                None if epochs is None else epochs[place],
+            )
+            for place, each in enumerate(trainings)
+        ]
         with threads_for(trainer.step_rows, model.n_parameters(), features.device):
             _run_epochs(trainer, kept, on_epoch)
     seconds = (time.monotonic() - started) / len(kept)
@@ -171,36 +200,91 @@ def score_rows(features: FeatureSet, predictions: Predictions) -> Scores:
 
 
 def select_score(scores: Mapping[PartName, float], select: str) -> float:
-    """The score that picks an epoch: a task's own, or with ``"p"`` the sum of the joined parts with P's shares."""
-    return combine(scores) if select == "p" else scores[TASKS[select].part]
+    """The score that picks an epoch: a task's own, or the sum of the joined parts with P's shares."""
+    return scores[TASKS[select].part] if select in TASKS else combine(scores)
 
 
-class _Kept:
-    """The epoch that one score picks, as far as the fit has come."""
+class BestEpochs:
+    """The best epoch of each task so far, by the score that picks it.
 
-    def __init__(self, training: FitConfig, schedule: Schedule) -> None:
-        self.training, self.schedule = training, schedule
-        self.curve: list[EpochReport] = []
-        self._score = -np.inf
-        self._epoch = 0
-        self._state: dict[str, Tensor] = {}
-        self._predictions: Predictions | None = None
+    Parameters
+    ----------
+    picks
+        Task -> the score that picks its epoch (see `picks_of`).
+    patience
+        How many epochs may pass without a better one of any task; None: as many as there are.
 
-    def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> None:
-        """Take an epoch in."""
-        looks = predictions is not None
-        selected = select_score(report.scores, self.training.select) if looks else float("nan")
-        is_best = selected > self._score if looks else report.epoch == report.n_epochs
-        if is_best:
-            self._score, self._epoch, self._predictions = selected, report.epoch, predictions
-            self._state = copy.deepcopy(model.state_dict())
-        self.curve.append(replace(report, selected=selected, is_best=is_best))
+    Attributes
+    ----------
+    epochs
+        Task -> its best epoch, from 1; 0 if none has been scored.
+    """
+
+    def __init__(self, picks: Mapping[str, str], patience: int | None) -> None:
+        self.epochs = dict.fromkeys(picks, 0)
+        self._picks, self._patience = picks, patience
+        self._best = dict.fromkeys(picks, -np.inf)
+        self._seen = 0
+
+    def add(self, scores: Mapping[PartName, float]) -> list[str]:
+        """Take the next epoch's scores in; the tasks of which it is the best."""
+        self._seen += 1
+        better = []
+        for task, pick in self._picks.items():
+            is_scored = bool(scores) if pick == "p" else TASKS[pick].part in scores
+            score = select_score(scores, pick) if is_scored else -np.inf
+            if score > self._best[task] or not self.epochs[task]:  # something is kept of a task that is never scored
+                self._best[task] = score if np.isfinite(score) else -np.inf
+                self.epochs[task] = self._seen
+                better.append(task)
+        return better
 
     @property
     def has_waited(self) -> bool:
-        """Whether as many epochs have passed without a better one as the training allows."""
-        patience = self.schedule.patience
-        return patience is not None and len(self.curve) - self._epoch >= patience
+        """Whether as many epochs have passed without a better one as the patience allows."""
+        return self._patience is not None and self._seen - max(self.epochs.values()) >= self._patience
+
+
+class _Kept:
+    """The epochs that a fit keeps, as far as it has come: those that some scores pick, given ones, or the last."""
+
+    def __init__(
+        self, training: FitConfig, schedule: Schedule, picks: Mapping[str, str], given: Mapping[str, int] | None
+    ) -> None:
+        self.training, self.schedule = training, schedule
+        self.curve: list[EpochReport] = []
+        self._given = given
+        if given is None and training.select_on == "last":
+            self._given = dict.fromkeys(picks, schedule.epochs)
+        self._best = BestEpochs(picks, schedule.patience)
+        self._states: dict[str, dict[str, Tensor]] = {}
+        self._predictions: dict[str, Predictions] = {}
+
+    @property
+    def looks(self) -> bool:
+        """Whether predictions pick the epochs."""
+        return self._given is None
+
+    def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> None:
+        """Take an epoch in."""
+        if self._given is not None:
+            better = [task for task, epoch in self._given.items() if epoch == report.epoch]
+        else:
+            better = self._best.add(report.scores)
+        if better:
+            state = copy.deepcopy(model.state_dict())
+            self._states |= dict.fromkeys(better, state)
+            if predictions is not None:
+                self._predictions |= dict.fromkeys(better, predictions)
+        selected = select_score(report.scores, self.training.select) if report.scores else float("nan")
+        self.curve.append(replace(report, selected=selected, is_best=bool(better)))
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether nothing more is to be kept."""
+        if self._given is not None:
+            return len(self.curve) >= max(self._given.values())
+        return self._best.has_waited
 
     def fitted(
         self,
@@ -210,19 +294,22 @@ class _Kept:
         parts: Parts,
         seconds: float,
     ) -> FittedHead:
-        """The head at the epoch kept."""
+        """The head at the epochs kept."""
         own = copy.deepcopy(model)
-        own.load_state_dict(self._state)
+        own.load_state_dict(model.states_together(self._states))
         own.eval()
-        predictions = self._predictions or predict(own, features, segments=parts.judged)
+        if self.looks:
+            predictions = Predictions.together(self._predictions)
+        else:
+            predictions = predict(own, features, segments=parts.judged)
         return FittedHead(
             model=own,
             head=own.config,
             training=self.training,
             schedule=self.schedule,
             shapes=shapes,
-            epoch=self._epoch,
-            selected_on=parts.judge if self.training.select_on == "val" else "last",
+            epochs=self._best.epochs if self._given is None else self._given,
+            selected_on=parts.judge if self.looks else "last",
             scores=score_rows(features, predictions),
             predictions=predictions,
             curve=tuple(self.curve),
@@ -231,11 +318,12 @@ class _Kept:
 
 
 def _run_epochs(trainer: Trainer, kept: Sequence[_Kept], on_epoch: Callable[[EpochReport], None] | None) -> None:
-    training, n_epochs = trainer.training, trainer.schedule.epochs
+    n_epochs = trainer.schedule.epochs
+    looks = any(each.looks for each in kept)
     for epoch in range(1, n_epochs + 1):
         started = time.monotonic()
         loss, task_losses = trainer.train_epoch()
-        predictions = trainer.judged() if training.select_on == "val" else None
+        predictions = trainer.judged() if looks else None
         report = EpochReport(
             epoch=epoch,
             n_epochs=n_epochs,
@@ -262,16 +350,27 @@ def part_points(features: FeatureSet, predictions: Predictions) -> dict[PartName
     return part_scores(features.targets.take(kept.rows), kept)
 
 
-def _check_judge(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> None:
-    """Refuse rows that could not pick an epoch."""
+def _picks(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> dict[str, str]:
+    """What picks each task's epoch: where a task has no labels to be judged by, P of the others."""
+    n_labels = _judged_labels(features, head, parts)
+    return {task: pick if n_labels.get(pick, 2) >= 2 else "p" for task, pick in picks_of(head, training.select).items()}
+
+
+def _judged_labels(features: FeatureSet, head: HeadConfig, parts: Parts) -> dict[str, int]:
+    """Joined task -> rows that judge and have both an embedding and a label of it."""
     rows = parts.judged_rows
     usable = features.usable(head.encoders)[rows]
-    needed = head.joint if training.select == "p" else (training.select,)
-    counts = {task: int((features.targets.labelled(task)[rows] & usable).sum()) for task in needed}
-    short = [task for task, count in counts.items() if count < 2]
+    return {task: int((features.targets.labelled(task)[rows] & usable).sum()) for task in head.joint}
+
+
+def _check_judge(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> None:
+    """Refuse rows that could not pick an epoch."""
+    counts = _judged_labels(features, head, parts)
+    needed = (training.select,) if training.select in TASKS else head.joint
+    short = [task for task in needed if counts[task] < 2]
     if len(short) == len(needed):
         judge = "the val split" if parts.judge == "val" else parts.judge
         raise ConfigError(
-            f"The best epoch is picked on {judge}, but of its {len(rows)} rows none has both an embedding and "
-            f"a label of {', '.join(short)} (store: {features.source}). Give a validation set to `abaw frames`."
+            f"The best epoch is picked on {judge}, but of its {len(parts.judged_rows)} rows none has both an embedding "
+            f"and a label of {', '.join(short)} (store: {features.source}). Give a validation set to `abaw frames`."
         )

@@ -23,8 +23,8 @@ from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
 from heads.tasks import TASKS, PartName
 
-from .config import FitConfig, check_together
-from .fit import part_points, score_rows, select_score
+from .config import FitConfig, check_together, picks_of
+from .fit import BestEpochs, part_points, score_rows, select_score
 from .parts import Parts
 from .predict import predictions_of
 from .schedule import Schedule
@@ -42,8 +42,8 @@ class FoldedFit:
 
     Attributes
     ----------
-    epoch
-        The one kept, from 1.
+    epochs
+        Task -> the one kept, from 1.
     curve
         Part -> score of all folds together, an entry an epoch that was looked at.
     predictions
@@ -60,7 +60,7 @@ class FoldedFit:
         Of everything.
     """
 
-    epoch: int
+    epochs: Mapping[str, int]
     curve: tuple[dict[PartName, float], ...]
     predictions: Predictions
     scores: Scores
@@ -68,6 +68,11 @@ class FoldedFit:
     schedule: Schedule
     n_parameters: int
     seconds: float
+
+    @property
+    def epoch(self) -> int:
+        """The last one kept of a task."""
+        return max(self.epochs.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ def fit_folds_each(
     folds: IntArray,
     *,
     schedule: Schedule | None = None,
-    epochs: Sequence[int] | None = None,
+    epochs: Sequence[Mapping[str, int]] | None = None,
     on_epoch: Callable[[FoldReport], None] | None = None,
 ) -> tuple[FoldedFit, ...]:
     """Fit a head once a fold, and keep an epoch for each of several scores (see `fit_each`).
@@ -136,7 +141,7 @@ def fit_folds_each(
     schedule
         Of every fold; by default the first fold's.
     epochs
-        The epoch to keep, one for each of `selects`; by default they are chosen as `training` says. Where they are
+        Task -> the epoch to keep, for each of `selects`; by default they are chosen as `training` says. Where they are
         chosen with patience, the other folds go on for as long as the first one.
     """
     for select in selects:
@@ -147,7 +152,8 @@ def fit_folds_each(
     started = time.monotonic()
     ran = schedule
     chooses = epochs is None and training.select_on == "val"
-    wanted = None if epochs is None else set(epochs)
+    wanted = None if epochs is None else {epoch for each in epochs for epoch in each.values()}
+    picks = [picks_of(head, select) for select in selects]
     found: dict[int, _FoldedPredictions] = {}
     end = None if wanted is None else max(wanted)
     n_parameters = 0
@@ -158,10 +164,11 @@ def fit_folds_each(
             parts = Parts.of_fold(features, folds, number)
             trainer = Trainer(model, features, training, parts, schedule=ran)
             ran = trainer.schedule
-            waiting = _Waiting(selects, ran.patience if chooses and end is None else None)
+            patience = ran.patience if chooses and end is None else None
+            best = [BestEpochs(each, patience) for each in picks]
             epoch, n_epochs = 0, ran.epochs if end is None else end
             with threads_for(trainer.step_rows, n_parameters, features.device):
-                while epoch < n_epochs and not waiting.is_over:
+                while epoch < n_epochs and not all(each.has_waited for each in best):
                     epoch += 1
                     trainer.train_epoch()
                     looks = chooses or (epoch == n_epochs if wanted is None else epoch in wanted)
@@ -170,55 +177,44 @@ def fit_folds_each(
                         judged = trainer.judged()
                         found.setdefault(epoch, _FoldedPredictions()).add(judged)
                         points = part_points(features, judged) if chooses else {}
-                    waiting.add(points)
+                    for each in best:
+                        each.add(points)
                     if on_epoch is not None:
-                        own = _own_score(points, selects[0]) if chooses else float("nan")
-                        on_epoch(FoldReport(number + 1, n_folds, epoch, n_epochs, own))
+                        on_epoch(FoldReport(number + 1, n_folds, epoch, n_epochs, _own_score(points, selects[0])))
             end = epoch
     together = {epoch: each.together(head.joint) for epoch, each in sorted(found.items())}
     curve = {epoch: part_points(features, each) for epoch, each in together.items()}
     seconds = (time.monotonic() - started) / len(selects)
-    kept = []
-    for place, select in enumerate(selects):
-        scores = {epoch: select_score(points, select) for epoch, points in curve.items()}
-        epoch = max(scores, key=scores.__getitem__) if epochs is None else epochs[place]
-        kept.append(
+    folded = []
+    for place, pick in enumerate(picks):
+        kept = _best_of(curve, pick) if epochs is None else epochs[place]
+        predictions = Predictions.together({task: together[kept[task]] for task in head.joint})
+        folded.append(
             FoldedFit(
-                epoch=epoch,
+                epochs=kept,
                 curve=tuple(curve.values()),
-                predictions=together[epoch],
-                scores=score_rows(features, together[epoch]),
+                predictions=predictions,
+                scores=score_rows(features, predictions),
                 folds=folds,
                 schedule=trainer.schedule,
                 n_parameters=n_parameters,
                 seconds=seconds,
             )
         )
-    return tuple(kept)
+    return tuple(folded)
 
 
-class _Waiting:
-    """Whether the first fold has gone on for long enough without a better epoch, by each of some scores."""
-
-    def __init__(self, selects: Sequence[str], patience: int | None) -> None:
-        self._best, self._since = dict.fromkeys(selects, -np.inf), dict.fromkeys(selects, 0)
-        self._patience = patience
-
-    def add(self, points: Mapping[PartName, float]) -> None:
-        """Take an epoch in."""
-        for select, best in self._best.items():
-            score = _own_score(points, select)
-            self._since[select] = 0 if score > best else self._since[select] + 1
-            self._best[select] = max(best, score) if score == score else best
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no score has risen for as long as the patience allows."""
-        return self._patience is not None and all(each >= self._patience for each in self._since.values())
+def _best_of(curve: Mapping[int, Mapping[PartName, float]], picks: Mapping[str, str]) -> dict[str, int]:
+    """Task -> the epoch whose predictions by all folds together score best, by the score that picks it."""
+    best = BestEpochs(picks, None)
+    for scores in curve.values():
+        best.add(scores)
+    order = list(curve)
+    return {task: order[number - 1] for task, number in best.epochs.items()}
 
 
 def _own_score(points: Mapping[PartName, float], select: str) -> float:
-    is_scored = bool(points) if select == "p" else TASKS[select].part in points
+    is_scored = TASKS[select].part in points if select in TASKS else bool(points)
     return select_score(points, select) if is_scored else float("nan")
 
 

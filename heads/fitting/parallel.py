@@ -75,7 +75,7 @@ class FitResult:
 
     Attributes
     ----------
-    head, training, shapes, epoch, selected_on, scores, predictions, curve, n_parameters, seconds
+    head, training, shapes, epochs, selected_on, scores, predictions, curve, n_parameters, seconds
         As of `FittedHead`.
     weights
         The model's state, if it was to be kept.
@@ -85,7 +85,7 @@ class FitResult:
     training: FitConfig
     schedule: Schedule
     shapes: Mapping[str, tuple[int, ...]]
-    epoch: int
+    epochs: Mapping[str, int]
     selected_on: str
     scores: Scores
     predictions: Predictions
@@ -93,6 +93,11 @@ class FitResult:
     n_parameters: int
     seconds: float
     weights: Mapping[str, NDArray[np.generic]] | None
+
+    @property
+    def epoch(self) -> int:
+        """The last one that was kept of a task."""
+        return max(self.epochs.values())
 
     @classmethod
     def of(cls, fitted: FittedHead, *, keep_weights: bool) -> "FitResult":
@@ -103,7 +108,7 @@ class FitResult:
             training=fitted.training,
             schedule=fitted.schedule,
             shapes=fitted.shapes,
-            epoch=fitted.epoch,
+            epochs=fitted.epochs,
             selected_on=fitted.selected_on,
             scores=fitted.scores,
             predictions=fitted.predictions,
@@ -131,7 +136,7 @@ class FitResult:
             training=self.training,
             schedule=self.schedule,
             shapes=dict(self.shapes),
-            epoch=self.epoch,
+            epochs=self.epochs,
             selected_on=self.selected_on,
             scores=self.scores,
             predictions=self.predictions,

@@ -59,8 +59,9 @@ class LightConfig:
         there are no more. Of all 768 columns they would take 2.6 GB a half width at s-Aff-Wild2's size.
     joint
         The tasks that are predicted, each by models of its own; kept in the order au, expr, v, a.
-    au_balance
-        Cap of each action unit's positive weight, negatives : positives among the train rows; 0 weighs none.
+    au_balance, au_balance_power
+        Cap of each action unit's positive weight, negatives : positives among the train rows, and the exponent of that
+        ratio (see `LossConfig`); a cap of 0 weighs none.
     class_balance
         Whether each expression weighs as the inverse of its share of the train rows.
     C
@@ -104,7 +105,8 @@ class LightConfig:
     statistics: tuple[int, ...] = ()
     components: int = 32
     joint: tuple[str, ...] = tuple(TASKS)
-    au_balance: float = 0.0
+    au_balance: float = 10.0
+    au_balance_power: float = 0.5
     class_balance: bool = True
     C: float | None = None
     learning_rate: float | None = None
@@ -166,7 +168,11 @@ class LightConfig:
             for name, value in above.items()
             if not (math.isfinite(value) and value > 0)
         ]
-        at_zero = {"au_balance": self.au_balance, "weight_decay": self.weight_decay}
+        at_zero = {
+            "au_balance": self.au_balance,
+            "au_balance_power": self.au_balance_power,
+            "weight_decay": self.weight_decay,
+        }
         mistakes += [
             f"{name} must be a number of at least 0, got {value}."
             for name, value in at_zero.items()

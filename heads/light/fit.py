@@ -192,7 +192,8 @@ def _fit_task(
     target, valid = features.targets.of(task)
     if task == "au":
         units = np.where(valid[taken], target[taken], np.nan).astype(np.float64)
-        return learner.units(places, units, unit_weights(units, config.au_balance), groups)
+        weights = unit_weights(units, config.au_balance, config.au_balance_power)
+        return learner.units(places, units, weights, groups)
     if task == "expr":
         names, classes = np.unique(target[taken], return_inverse=True)
         classes = classes.astype(np.int64)

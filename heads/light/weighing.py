@@ -5,8 +5,8 @@ import numpy as np
 from heads.arrays import Float64Array, IntArray
 
 
-def unit_weights(units: Float64Array, cap: float) -> Float64Array:
-    """Weights of labels, shape (n, n_units): a column's positives weigh its negatives : positives, at most `cap`.
+def unit_weights(units: Float64Array, cap: float, power: float = 1.0) -> Float64Array:
+    """Weights of labels, shape (n, n_units): positives weigh (negatives / positives) ** power, at most `cap`.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def unit_weights(units: Float64Array, cap: float) -> Float64Array:
         0 weighs none.
     """
     positive, negative = (units == 1).sum(axis=0), (units == 0).sum(axis=0)
-    ratio = np.minimum(negative / np.maximum(1, positive), cap) if cap else np.ones(units.shape[1])
+    ratio = np.minimum((negative / np.maximum(1, positive)) ** power, cap) if cap else np.ones(units.shape[1])
     return np.where(units == 1, ratio, 1.0)
 
 

@@ -38,8 +38,8 @@ class LabelStatistics:
             expressions=np.bincount(labels, minlength=len(EXPRESSIONS)).astype(np.float64),
         )
 
-    def positive_weights(self, cap: float) -> Float64Array:
-        """What an action unit's positives weigh against its negatives: negatives / positives, at most `cap`.
+    def positive_weights(self, cap: float, power: float = 1.0) -> Float64Array:
+        """What an action unit's positives weigh against its negatives: (negatives / positives) ** power, at most `cap`.
 
         Returns
         -------
@@ -47,7 +47,8 @@ class LabelStatistics:
         """
         both = (self.au_positive > 0) & (self.au_negative > 0)
         ratios = np.divide(self.au_negative, self.au_positive, out=np.ones(len(self.au_positive)), where=both)
-        return np.minimum(ratios, cap)
+        weights: Float64Array = np.minimum(ratios**power, cap)
+        return weights
 
     def class_weights(self) -> Float64Array:
         """What each expression weighs: the inverse of its share, scaled to mean 1 over the rows.

@@ -49,7 +49,7 @@ class TaskLosses:
                 "of the train rows, got none. Give `statistics`, or leave the three at 0."
             )
         if config.au_balance:
-            self._positive_weights = _constant(statistics.positive_weights(config.au_balance))
+            self._positive_weights = _constant(statistics.positive_weights(config.au_balance, config.au_balance_power))
         if config.class_balance:
             self._class_weights = _constant(statistics.class_weights())
         if config.logit_adjustment:

@@ -170,6 +170,19 @@ class HeadModel(nn.Module):
         """Of the trunk."""
         return self.trunk.temporal
 
+    def states_together(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """One state of this module from several of it, each task's weights from its own.
+
+        Parameters
+        ----------
+        states
+            Joined task -> a state of a head whose tasks share nothing, or one and the same state for all.
+        """
+        together = dict(states[self.config.joint[0]])
+        for task, state in states.items():
+            together |= {name: values for name, values in state.items() if task in name.split(".")}
+        return together
+
     def n_parameters(self) -> int:
         """How many numbers are fitted."""
         return sum(parameter.numel() for parameter in self.parameters())

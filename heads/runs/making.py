@@ -5,7 +5,7 @@ folds of train together, or not at all. Post-processing is calibrated on out-of-
 model that never saw the video; or, if it is asked for by name, on val, and then the score there is in-sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from featurestore.errors import ConfigError
@@ -42,8 +42,8 @@ class OutOfFold:
         Of all train rows.
     n_folds
         How many models.
-    epoch, schedule
-        That the folds kept, and how they ran; None of a light head.
+    epochs, schedule
+        Task -> the epoch that the folds kept, and how they ran; None of a light head.
     seconds
         Of all fits.
     tuned
@@ -53,7 +53,7 @@ class OutOfFold:
     predictions: Predictions
     scores: Scores
     n_folds: int
-    epoch: int | None
+    epochs: Mapping[str, int] | None
     seconds: float
     tuned: tuple[str, ...] = ()
     schedule: Schedule | None = None
@@ -182,11 +182,11 @@ def _fit_as_folds(
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> FittedHead:
     """The fit on all of train that ends at the epoch of its folds, without a look at val."""
-    if folded.epoch is None or folded.schedule is None:
+    if folded.epochs is None or folded.schedule is None:
         raise ConfigError("Folds of a neural head pick its epoch, but these kept none. Fit a neural head.")
-    schedule = replace(folded.schedule, epochs=folded.epoch, patience=None)
-    training = replace(training, epochs=folded.epoch, select_on="last")
-    return fit(features, head, training, schedule=schedule, on_epoch=on_epoch)
+    schedule = replace(folded.schedule, epochs=max(folded.epochs.values()), patience=None)
+    training = replace(training, epochs=schedule.epochs, select_on="last")
+    return fit(features, head, training, schedule=schedule, epochs=folded.epochs, on_epoch=on_epoch)
 
 
 def _judged(
@@ -254,7 +254,7 @@ def out_of_fold_each(
             selects,
             folds,
             schedule=whole[0].schedule if whole else None,
-            epochs=[each.epoch for each in whole] or None,
+            epochs=[each.epochs for each in whole] or None,
             on_epoch=on_fold,
         )
         return tuple(
@@ -262,7 +262,7 @@ def out_of_fold_each(
                 predictions=each.predictions,
                 scores=each.scores,
                 n_folds=n_folds,
-                epoch=each.epoch,
+                epochs=each.epochs,
                 seconds=each.seconds,
                 tuned=features.tuned(config.encoders),
                 schedule=each.schedule,
@@ -282,7 +282,7 @@ def out_of_fold_each(
         predictions=predictions,
         scores=score_rows(features, predictions),
         n_folds=n_folds,
-        epoch=None,
+        epochs=None,
         seconds=sum(each.seconds for each in fits),
         tuned=features.tuned(config.encoders),
     )

@@ -50,6 +50,7 @@ def fit_probe(features: FeatureSet, config: HeadConfig | LightConfig, *, split: 
         fuse=config.fuse,
         columns=config.columns,
         joint=tuple(task for task in config.joint if features.targets.labelled(task)[rows].any()) or config.joint,
+        au_balance=0.0,
         class_balance=False,
         C=1.0,
     )

@@ -56,7 +56,9 @@ class RunRecord:
     frames, labels
         Fingerprint of the frame table, digest of its labels and splits.
     epoch
-        The one kept, from 1; None of a light head.
+        The one kept, from 1, of several the last; None of a light head.
+    epochs
+        Task -> the one kept of it; empty of a light head and in records of earlier versions.
     selected_on
         What picked it (see `FittedHead`).
     calibrated_on
@@ -98,6 +100,7 @@ class RunRecord:
     versions: Mapping[str, str]
     stream_bytes: int | None = None
     schedule: Schedule | None = None
+    epochs: Mapping[str, int] = field(default_factory=dict)
     penalties: Mapping[str, float] = field(default_factory=dict)
     probe: Mapping[str, float] | None = None
     remarks: tuple[str, ...] = ()

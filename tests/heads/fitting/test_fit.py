@@ -16,7 +16,7 @@ from featurestore.frames import FrameTable
 from featurestore.store import FeatureStore
 from heads.features.batches import Batch
 from heads.features.featureset import FeatureSet
-from heads.fitting.config import FitConfig
+from heads.fitting.config import FitConfig, picks_of
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import FittedHead, fit, fit_each
 from heads.fitting.optimising import Optimizer
@@ -25,6 +25,7 @@ from heads.fitting.trainer import Trainer
 from heads.losses.config import LossConfig
 from heads.losses.multitask import MultiTaskLoss
 from heads.modules.config import HeadConfig
+from heads.modules.model import HeadModel
 from heads.runs.probe import fit_probe
 from heads.scoring.scores import combine
 
@@ -49,7 +50,7 @@ def test_learns_all_four_tasks(new_features: Build, make_frames: MakeFrames, lab
     features = new_features(frames, {"mae": label_vectors(frames, dim=32)})
     reports: list[EpochReport] = []
     head = HeadConfig(temporal="none", seq=4, normalise=False, hidden=())
-    training = FitConfig(epochs=25, batch_frames=128, learning_rate=3e-2, loss=LossConfig())
+    training = FitConfig(epochs=25, batch_frames=128, learning_rate=3e-2, loss=LossConfig(), select="p")
     fitted = fit(features, head, training, on_epoch=reports.append)
     assert fitted.scores.p is not None
     assert fitted.scores.p.score > fitted.scores.p.trivial + 1.2
@@ -164,6 +165,91 @@ def test_the_named_task_picks_the_epoch(features: FeatureSet) -> None:
         assert fitted.epoch == 1 + scores.index(max(scores))
         assert score_of(fitted, part) == pytest.approx(max(scores))
     assert len(set(picked.values())) > 1
+
+
+def test_tasks_that_share_nothing_keep_an_epoch_each(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=1, joint=("au", "v", "a"))
+    wild = FitConfig(epochs=12, learning_rate=0.5, batch_frames=32)
+    fitted = fit(features, head, wild)
+    assert len(set(fitted.epochs.values())) > 1
+    assert fitted.epoch == max(fitted.epochs.values())
+    for task in head.joint:
+        alone = fit(features, head, replace(wild, select=task))
+        assert alone.epochs == dict.fromkeys(head.joint, fitted.epochs[task])
+        assert np.array_equal(fitted.predictions.of(task), alone.predictions.of(task))
+        kept, own = fitted.model.state_dict(), alone.model.state_dict()
+        mine = [name for name in own if f".{task}." in name]
+        assert len(mine) == 4  # two layers
+        assert all(torch.equal(kept[name], own[name]) for name in mine)
+    refreshed = predict(fitted.model, features)
+    assert all(np.array_equal(refreshed.of(task), fitted.predictions.of(task)) for task in head.joint)
+    # Whoever asks for one epoch gets it.
+    whole = fit(features, head, replace(wild, select="p"))
+    assert len(set(whole.epochs.values())) == 1
+    assert whole.scores.as_dict() != fitted.scores.as_dict()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temporal": "lstm", "seq": 4},
+        {"fuse": ("au",), "fusion": "sum"},
+        {"fuse": ("au",), "fusion": "concat", "width": 8},
+        {"fuse": ("au",), "fusion": "late"},
+        {"gap_input": True},
+        {"fusion": "residual"},
+    ],
+    ids=str,
+)
+def test_tasks_that_share_a_weight_keep_one_epoch(changed: dict[str, object]) -> None:
+    head = replace(HeadConfig(temporal="none", seq=1, joint=("v", "a")), **changed)  # type: ignore[arg-type]
+    weights = HeadModel(head, {"mae": (8,), "au": (8,)}).named_parameters()
+    assert any(not {"v", "a"} & set(name.split(".")) for name, _ in weights)
+    assert picks_of(head, "auto") == {"v": "p", "a": "p"}
+    with pytest.raises(ConfigError, match=r"An epoch for each task .* fusion .* temporal .* they share layers"):
+        picks_of(head, "each")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"fuse": ("au",), "fusion": "concat"}, {"framework": "per-task", "temporal": "lstm", "seq": 4}],
+    ids=str,
+)
+def test_every_weight_of_tasks_that_share_nothing_is_one_tasks(changed: dict[str, object]) -> None:
+    head = replace(HeadConfig(temporal="none", seq=1, joint=("v", "a")), **changed)  # type: ignore[arg-type]
+    weights = HeadModel(head, {"mae": (8,), "au": (8,)}).named_parameters()
+    assert all(len({"v", "a"} & set(name.split("."))) == 1 for name, _ in weights)
+    assert picks_of(head, "auto") == picks_of(head, "each") == {"v": "v", "a": "a"}
+
+
+def test_a_task_that_val_has_no_labels_of_keeps_the_epoch_of_the_others(
+    new_features: Build, make_frames: MakeFrames, label_vectors: MakeVectors
+) -> None:
+    frames = make_frames(VIDEOS)
+    vectors = {"mae": label_vectors(frames)}
+    at_val = pl.col("split") == "val"
+    bare = FrameTable(frames.data.with_columns(valence=pl.when(at_val).then(None).otherwise("valence")))
+    features = new_features(bare, vectors)
+    head = HeadConfig(temporal="none", seq=1, joint=("v", "a"))
+    fitted = fit(features, head, FitConfig(epochs=8, learning_rate=0.3, batch_frames=32))
+    assert fitted.epochs["v"] == fitted.epochs["a"]
+    assert fitted.scores.parts["ccc_valence"] is None
+
+
+def test_given_epochs_are_kept_and_nothing_is_looked_at(features: FeatureSet) -> None:
+    head = HeadConfig(temporal="none", seq=1, joint=("v", "a"))
+    training = FitConfig(epochs=9, batch_frames=64)
+    fitted = fit(features, head, training, epochs={"v": 2, "a": 4})
+    assert (fitted.epochs, fitted.epoch, fitted.selected_on) == ({"v": 2, "a": 4}, 4, "last")
+    assert [(report.scores, report.is_best) for report in fitted.curve] == [
+        ({}, False),
+        ({}, True),
+        ({}, False),
+        ({}, True),
+    ]
+    ended = fit(features, head, replace(training, epochs=2, select_on="last"))
+    assert np.array_equal(fitted.predictions.of("v"), ended.predictions.of("v"))
+    assert not np.array_equal(fitted.predictions.of("a"), ended.predictions.of("a"))
 
 
 def test_windows_are_shuffled_and_each_label_counts_once(features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
 from heads.fitting.folds import video_folds
-from heads.fitting.outoffold import FoldReport, fit_folds
+from heads.fitting.outoffold import FoldReport, fit_folds, fit_folds_each
 from heads.fitting.parts import Parts
 from heads.modules.config import HeadConfig
 from heads.scoring.scores import part_scores
@@ -81,6 +81,24 @@ def test_one_epoch_is_kept_for_all_folds(six_videos: FeatureSet) -> None:
     part = found.scores.parts["ccc_valence"]
     assert part is not None
     assert part.score == pytest.approx(found.curve[found.epoch - 1]["ccc_valence"], abs=1e-9)
+
+
+def test_tasks_that_share_nothing_keep_an_epoch_each(six_videos: FeatureSet) -> None:
+    folds = video_folds(six_videos.frames, 2)
+    training = replace(TRAINING, epochs=8, learning_rate=0.3, select="each")
+    head = replace(HEAD, temporal="none")
+    found = fit_folds(six_videos, head, training, folds)
+    for task, part in (("v", "ccc_valence"), ("a", "ccc_arousal")):
+        scores = [each[part] for each in found.curve]
+        assert found.epochs[task] == int(np.argmax(scores)) + 1
+        own = found.scores.parts[part]
+        assert own is not None
+        assert own.score == pytest.approx(max(scores), abs=1e-9)
+    assert found.epoch == max(found.epochs.values())
+    # The same epochs, given: nothing is looked at for them.
+    (given,) = fit_folds_each(six_videos, head, training, ("each",), folds, epochs=[found.epochs])
+    assert given.epochs == found.epochs
+    assert all(np.array_equal(given.predictions.of(task), found.predictions.of(task)) for task in ("v", "a"))
 
 
 def test_the_last_epoch_is_kept_where_nothing_is_to_be_looked_at(six_videos: FeatureSet) -> None:

@@ -45,6 +45,11 @@ def test_an_absent_class_changes_no_other_and_is_finite() -> None:
     assert np.allclose(nothing.log_priors(), np.log(1 / 8))
 
 
+def test_a_power_of_one_half_balances_half_the_way() -> None:
+    weights = counted([1.0] * 8).positive_weights(cap=4, power=0.5)
+    assert np.allclose(weights[:6], [3**0.5, 3**-0.5, 1, 1, 1, 4])
+
+
 def test_positive_weights_are_capped_ratios() -> None:
     weights = counted([1.0] * 8).positive_weights(cap=21)
     assert np.allclose(weights[:6], [3, 1 / 3, 1, 1, 1, 21])  # never active, and always: nothing to balance
