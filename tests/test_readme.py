@@ -27,7 +27,8 @@ def test_the_tree_names_every_module_once() -> None:
 
 
 def test_the_parameters_are_the_papers() -> None:
-    model = HeadModel(HeadConfig(fuse=("au", "v")), dict.fromkeys(("mae", "au", "v"), (768,)))
+    head = HeadConfig(fuse=("au", "v"), temporal_width=None)  # as wide as what is fused, as the paper's
+    model = HeadModel(head, dict.fromkeys(("mae", "au", "v"), (768,)))
     for part, n_parameters in ((model.fusion, 1_181_184), (model.temporal, 9_449_472)):
         assert sum(parameter.numel() for parameter in part.parameters()) == n_parameters
         assert f"{n_parameters:,}" in README

@@ -27,7 +27,6 @@ from .parts import Parts
 from .predict import predict
 from .schedule import Schedule
 from .seeding import seeded
-from .threads import threads_for
 from .trainer import Trainer
 
 
@@ -187,7 +186,7 @@ def fit_each(
             )
             for place, each in enumerate(trainings)
         ]
-        with threads_for(trainer.step_rows, model.n_parameters(), features.device):
+        with trainer.threads():
             _run_epochs(trainer, kept, on_epoch)
     seconds = (time.monotonic() - started) / len(kept)
     return tuple(each.fitted(model, shapes, features, parts, seconds) for each in kept)

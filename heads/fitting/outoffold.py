@@ -29,7 +29,6 @@ from .parts import Parts
 from .predict import predictions_of
 from .schedule import Schedule
 from .seeding import seeded
-from .threads import threads_for
 from .trainer import Trainer
 
 OUT_OF_FOLD: Final = "train, out of fold"
@@ -167,7 +166,7 @@ def fit_folds_each(
             patience = ran.patience if chooses and end is None else None
             best = [BestEpochs(each, patience) for each in picks]
             epoch, n_epochs = 0, ran.epochs if end is None else end
-            with threads_for(trainer.step_rows, n_parameters, features.device):
+            with trainer.threads():
                 while epoch < n_epochs and not all(each.has_waited for each in best):
                     epoch += 1
                     trainer.train_epoch()

@@ -1,6 +1,7 @@
 """The state of a fit between epochs: a model, its optimiser, and the windows that it learns from."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from .optimising import Optimizer, WeightAverage
 from .parts import Parts, head_windows, segment_rows
 from .predict import predict
 from .schedule import Schedule, batch_windows_of
+from .threads import threads_for
 
 
 class Trainer:
@@ -100,10 +102,13 @@ class Trainer:
             return self._context.n_lane_steps(batch_windows)
         return -(-len(windows) // batch_windows)
 
-    @property
-    def step_rows(self) -> int:
-        """Rows of a step, padding included."""
-        return self._batch_windows * self.head.seq
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Compute with as many threads as pay at the size of a step (see `threads_for`)."""
+        step_rows = self.schedule.n_rows // self.schedule.steps_per_epoch
+        is_temporal = self.head.temporal != "none"
+        with threads_for(step_rows, self.model.n_parameters(), self.features.device, is_temporal=is_temporal):
+            yield
 
     @property
     def scored(self) -> HeadModel:

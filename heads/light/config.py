@@ -33,6 +33,8 @@ LAYERED: Final = ("linear", "mlp")
 STOPPED_EARLY: Final = ("lightgbm", *LAYERED)
 """Those of which a fold of train says when to stop; the others are solved to their end."""
 AFFECT_LOSSES: Final = ("ccc", "mse")
+IN_EARLIER_RECORDS: Final = {"au_balance_power": 1.0}
+"""Setting -> what a record that lacks it was fitted with."""
 BOOSTING_RATE: Final = 0.1
 LAYERS_RATE: Final = 1e-3
 

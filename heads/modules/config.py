@@ -31,7 +31,9 @@ FRAMEWORKS: Final = (
 )
 HIDDEN: Final = (256,)
 """Hidden layers of each task, unless `HeadConfig.hidden` says otherwise."""
-TEMPORAL_WIDTH: Final = 128
+TEMPORAL_WIDTH: Final = 64
+IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "temporal_width": 0}
+"""Setting -> what a record that lacks it was fitted with."""
 STATEFUL: Final = ("lstm", "gru")
 """Temporal modules whose state can be carried into a video's next segment: those that only look back."""
 
@@ -66,7 +68,7 @@ class HeadConfig:
     layers
         Layers of each temporal module; None is its own default: 4 of ``tcn``, 2 of the others.
     temporal_width
-        Columns of its state, of each direction; None, or 0 in a recipe's file, is the fused embedding's width, as the
+        Columns of its state, of each direction; 0 (or None, which becomes 0) is the fused embedding's width, as the
         winner has it. `TEMPORAL_WIDTH` learns as much from small data in a fraction of the time.
     attention_heads, feedforward
         Of a Transformer and of attention in fusion; the feed-forward part's width, None for twice the state's.
@@ -134,7 +136,7 @@ class HeadConfig:
     feedforward: int | None = None
     positions: bool = False
     temporal_dropout: float = 0.0
-    input_dropout: float = 0.5
+    input_dropout: float = 0.7
     skip: bool = True
     stateful: bool = False
     framework: str = "share-encoder"
@@ -157,7 +159,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         raise_all("head", self._mistakes())
-        object.__setattr__(self, "temporal_width", self.temporal_width or None)
+        object.__setattr__(self, "temporal_width", self.temporal_width or 0)
         object.__setattr__(self, "joint", in_task_order(self.joint))
         object.__setattr__(self, "feedback_from", in_task_order(self.feedback_from))
         object.__setattr__(self, "feedback_to", in_task_order(self.feedback_to))

@@ -23,7 +23,7 @@ from .shapes import Shapes, read_widths
 STD_FLOOR: Final = 1e-6
 """A column that varies by less does not vary, but for rounding: it is brought to mean 0 and keeps its scale."""
 
-_BLOCK_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = 1 << 18
 """Of float64, read at once; some three times as much is in memory, beside what is streamed."""
 
 

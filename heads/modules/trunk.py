@@ -57,8 +57,8 @@ class Trunk(nn.Module):
         self.gap = GapInput(self.fused_width) if config.gap_input else None
         self.dropout = nn.Dropout(config.input_dropout)
         self.temporal = make_temporal(config, self.fused_width)
-        self.temporal_width = config.temporal_width or self.fused_width
         self._is_temporal = config.temporal != "none"
+        self.temporal_width = (self._is_temporal and config.temporal_width) or self.fused_width
         self._skips = config.skip and self._is_temporal
         self.out_width = self.temporal.out_width + (self.fused_width if self._skips else 0)
 

@@ -11,6 +11,8 @@ from pydantic import JsonValue
 from featurestore.errors import AbawError, ConfigError, MissingFileError
 from heads.calibration.blend import Blend
 from heads.checking import from_json
+from heads.light.config import IN_EARLIER_RECORDS as LIGHT_BEFORE
+from heads.modules.config import IN_EARLIER_RECORDS as HEAD_BEFORE
 
 from .plan import SystemConfig
 from .tables import recipe_from_table, recipe_to_table
@@ -152,8 +154,23 @@ def config_from_dict(values: Mapping[str, JsonValue]) -> SystemConfig:
     recipe = values.get("recipe")
     if not isinstance(recipe, dict):
         raise ConfigError("The saved configuration cannot be used: recipe is missing.")
-    rest: dict[str, Any] = {**values, "recipe": recipe_from_table(recipe)}
+    rest: dict[str, Any] = {**values, "recipe": recipe_from_table(_completed(recipe))}
     return from_json(SystemConfig, rest)
+
+
+def _completed(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A saved recipe with the settings that earlier versions did not write."""
+    models = recipe.get("model")
+    if not isinstance(models, list):
+        return dict(recipe)
+    earlier: dict[str, dict[str, JsonValue]] = {"head": dict(HEAD_BEFORE), "light": dict(LIGHT_BEFORE)}
+    completed = [
+        {name: earlier.get(name, {}) | value if isinstance(value, dict) else value for name, value in model.items()}
+        if isinstance(model, dict)
+        else model
+        for model in models
+    ]
+    return {**recipe, "model": completed}
 
 
 def system_configuration(

@@ -13,7 +13,9 @@ from featurestore.errors import ConfigError, MissingFileError
 from heads.checking import to_json
 from heads.fitting.config import FitConfig
 from heads.fitting.schedule import Schedule
+from heads.light.config import IN_EARLIER_RECORDS as LIGHT_BEFORE
 from heads.light.config import LightConfig
+from heads.modules.config import IN_EARLIER_RECORDS as HEAD_BEFORE
 from heads.modules.config import HeadConfig
 
 from .judging import Judging
@@ -177,7 +179,8 @@ def read_record(directory: Path) -> RunRecord:
         # Of which kind the head is, before it is read: else a mistake in it is told for both.
         is_light = isinstance(values.get("head"), dict) and "estimator" in values["head"]
         if "head" in values:
-            values["head"] = TypeAdapter(LightConfig if is_light else HeadConfig).validate_python(values["head"])
+            kind, earlier = (LightConfig, LIGHT_BEFORE) if is_light else (HeadConfig, HEAD_BEFORE)
+            values["head"] = TypeAdapter(kind).validate_python(earlier | values["head"])
         record: RunRecord = TypeAdapter(RunRecord).validate_python(values)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])

@@ -7,12 +7,13 @@ head: what a search finds is at least as good as both, on what it selects by.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import TYPE_CHECKING, Final
 
 from featurestore.errors import ConfigError, unknown_name
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
-from heads.modules.config import HeadConfig
+from heads.modules.config import TEMPORAL_WIDTH, HeadConfig
 from heads.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ FUSIONS: Final = ("sum", "concat", "affine", "gated", "residual", "attention")
 ANY_WIDTH: Final = FUSIONS[1:]
 """Fusions of embeddings that differ in width."""
 TEMPORALS: Final = ("none", "lstm", "gru", "bigru", "transformer", "tcn")
-ATTENTION_HEADS: Final = (4, 3, 2, 1)
-"""The first that divides the width is taken: scores of 15 or 10 columns are embeddings, too."""
+ATTENTION_HEADS: Final = 4
+"""Or as many of them as divide the widths: scores of 15 or 10 columns are embeddings, too."""
 LENGTHS: Final = (5, 10, 20, 30, 50)
 """S."""
 STEPS: Final = (1.0, 0.75, 0.5)
@@ -129,8 +130,8 @@ class Space:
             width=self.widths[base] if fusion == "concat" else None,
             joint=tuple(TASKS) if self.task == "p" else (self.task, *more),
             temporal=temporal,
-            # Whatever is fused is as wide as the base.
-            attention_heads=next(heads for heads in ATTENTION_HEADS if self.widths[base] % heads == 0),
+            # Whatever is fused is as wide as the base, and a Transformer's state has its own width.
+            attention_heads=gcd(self.widths[base], TEMPORAL_WIDTH, ATTENTION_HEADS),
             seq=seq,
             window=max(1, round(share * seq)),
         )
@@ -144,7 +145,7 @@ class Space:
         return str(trial.suggest_categorical("fusion", list(FUSIONS)))
 
     def first(self) -> list[Parameters]:
-        """What is tried before anything is drawn: a linear head, then the paper's choice as far as the store allows."""
+        """What is tried before anything is drawn: a head of single frames, then the paper's choice as far as the store allows."""
         own = self.task if self.task in self.widths else self._general()
         linear: dict[str, str | float | int | bool] = {"base": own, "temporal": "none", "fusion_alone": "none"}
         fused, joined, seq = _PAPER[self.task]

@@ -57,17 +57,23 @@ def test_what_is_calibrated_is_marked(workspace: Path, abaw: Callable, refused: 
 
 
 def test_what_is_calibrated_unless_it_is_asked_otherwise(workspace: Path, abaw: Callable) -> None:
-    quick = ("--temporal", "none", "--epochs", 1)
-    few = abaw("fit-heads", *quick, "--name", "few")  # three clips of train
+    light = ("--light", "ridge")
+    few = abaw("fit-heads", *light, "--name", "few")  # three clips of train
     assert few.code == 0
-    assert "nothing is calibrated: train has 3 clips with labels of au, expr, at least 6 needed" in few.err
-    none = abaw("fit-heads", *quick, "--post", "none", "--name", "none")
-    assert "nothing is calibrated" not in none.err
-    va = abaw("fit-heads", *quick, "--joint", "v,a", "--name", "va")
-    assert "nothing is calibrated" not in va.err
-    for name in ("few", "none", "va"):
+    assert "no thresholds are fitted: train has 3 clips with labels of action units, at least 6 needed" in few.err
+    none = abaw("fit-heads", *light, "--post", "none", "--name", "none")
+    assert none.code == 0
+    assert "no thresholds are fitted" not in none.err
+    va = abaw("fit-heads", *light, "--joint", "v,a", "--name", "va")
+    assert va.code == 0
+    assert "no thresholds are fitted" not in va.err
+    neural = abaw("fit-heads", "--temporal", "none", "--epochs", 1, "--name", "neural")
+    assert neural.code == 0
+    assert "no thresholds are fitted" not in neural.err
+    for name in ("few", "none", "va", "neural"):
         text = (workspace / "runs" / name / "metrics.json").read_text()
         assert '"uncalibrated"' not in text
+        assert '"out_of_fold"' not in text
         assert '"probe": {' in text
 
 

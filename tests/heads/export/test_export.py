@@ -34,7 +34,8 @@ Outputs = dict[str, NDArray[np.generic]]
 MakeRun = Callable[..., Run]
 Through = Callable[[Path], Outputs]
 
-FUSED = {"encoder": "mae", "fuse": ("au", "v")}
+FUSED = {"encoder": "mae", "fuse": ("au", "v"), "temporal_width": None}
+"""States of 12 columns: with weights far from their start, those of wide ones would all come out at the ends."""
 HEADS = {
     "single frame": HeadConfig(encoder="wide", temporal="none", seq=1),
     "fused": HeadConfig(**FUSED, temporal="none", seq=4, normalise=True),
@@ -49,11 +50,13 @@ HEADS = {
     "hidden feedback": HeadConfig(**FUSED, framework="hidden-feedback", hidden=(8, 6), seq=5, fusion="affine"),
     "label feedback": HeadConfig(**FUSED, framework="label-feedback", label_width=6, seq=5),
     "per task": HeadConfig(**FUSED, framework="per-task", temporal="gru", seq=5, window=2),
-    "late": HeadConfig(encoder="wide", fuse=("mae",), fusion="late", seq=5, columns={"wide": (-6, None)}),
+    "late": HeadConfig(
+        encoder="wide", fuse=("mae",), fusion="late", temporal_width=None, seq=5, columns={"wide": (-6, None)}
+    ),
     "patch tokens": HeadConfig(
         encoder="tokens", framework="task-queries", temporal="none", seq=3, query_width=8, query_heads=2, blocks=2
     ),
-    "some tasks": HeadConfig(encoder="mae", joint=("expr", "a"), seq=6, window=2),
+    "some tasks": HeadConfig(encoder="mae", joint=("expr", "a"), temporal_width=None, seq=6, window=2),
 }
 
 

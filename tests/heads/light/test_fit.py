@@ -183,10 +183,12 @@ def test_a_task_is_fitted_as_the_estimator_fits_it(learnable: FeatureSet, fits: 
         "refit": True,
         "random_state": 1,
     }
-    trees = BoostedClassifier(**boosting).fit(X, units, groups=videos)  # type: ignore[arg-type]
-    mine = fits["lightgbm"].model.numbers
-    assert isinstance(mine["au"], Trees)
-    np.testing.assert_allclose(mine["au"].outputs(X), trees.decision_function(X), atol=1e-6)
+    for balance in (0.0, 10.0):
+        trees = BoostedClassifier(**boosting, balance=balance).fit(X, units, groups=videos)  # type: ignore[arg-type]
+        asked = config("lightgbm", joint=("au",), au_balance=balance, au_balance_power=1.0)
+        mine = fit_light(learnable, asked).model.numbers["au"]
+        assert isinstance(mine, Trees)
+        np.testing.assert_allclose(mine.outputs(X), trees.decision_function(X), atol=1e-6)
     valid = targets.valid_valence
     values = BoostedRegressor(**boosting).fit(X[valid], targets.valence[valid], groups=videos[valid])  # type: ignore[arg-type]
     assert values.score(X[valid], targets.valence[valid]) > 0.3
@@ -287,11 +289,14 @@ def test_balance_finds_more_of_the_rare(learnable: FeatureSet) -> None:
     units[:, :] *= rng.random(units.shape) < 0.2
     changed = with_targets(learnable, action_units=units)
     for estimator in ("lightgbm", "logistic", "linear"):
-        plain, lifted = (
-            fit_light(changed, config(estimator, joint=("au",), au_balance=cap)).predictions.active_units().mean()
-            for cap in (0.0, 21.0)
+        plain, half, lifted = (
+            fit_light(changed, config(estimator, joint=("au",), au_balance=cap, au_balance_power=power))
+            .predictions.active_units()
+            .mean()
+            for cap, power in ((0.0, 1.0), (21.0, 0.5), (21.0, 1.0))
         )
         assert lifted > plain + 0.1
+        assert plain < half < lifted
 
 
 def test_refusals(

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,8 +96,9 @@ def test_the_published_sizes_can_be_made() -> None:
             ),
             768 + 512 + 342,
         )
-        hfut = make_temporal(HeadConfig(temporal="transformer", layers=4, attention_heads=4, temporal_dropout=0.2), 512)
-        netease = make_temporal(HeadConfig(temporal="transformer"), 768)
+        fused_width = HeadConfig(temporal="transformer", temporal_width=None)
+        hfut = make_temporal(replace(fused_width, layers=4, attention_heads=4, temporal_dropout=0.2), 512)
+        netease = make_temporal(fused_width, 768)
     layer = 4 * (1024 * 1024 + 1024) + 2 * 1024 * 2048 + 2048 + 1024 + 4 * 1024
     assert sum(parameter.numel() for parameter in aim3.parameters()) == (1622 + 1) * 1024 + 4 * layer
     assert (hfut.out_width, len(hfut.layers), hfut.layers[0].heads) == (512, 4, 4)

@@ -15,6 +15,7 @@ HIDDEN = HeadConfig(
     hidden=(5, 4),
     temporal="gru",
     layers=1,
+    temporal_width=WIDTH,
     input_dropout=0.0,
     skip=False,
     feedback_from=("au", "v"),

@@ -50,7 +50,9 @@ def test_share_bottom_has_temporal_layers_in_common_and_of_each_tasks_own() -> N
 
 
 def test_own_layers_have_the_trunks_width_after_layers_that_read_both_ways() -> None:
-    head = HeadConfig(framework="share-bottom", temporal="bigru", layers=1, own_layers=1, hidden=(3,))
+    head = HeadConfig(
+        framework="share-bottom", temporal="bigru", layers=1, own_layers=1, temporal_width=None, hidden=(3,)
+    )
     model = model_of(head)
     assert isinstance(model.framework, ShareBottom)
     assert {own.out_width for own in model.framework.own.values()} == {2 * WIDTH}

@@ -20,7 +20,7 @@ WIDTH = 8
 FRAMEWORKS = {
     "share-encoder": HeadConfig(fuse=("au",), seq=6),
     "share-bottom": HeadConfig(fuse=("au",), framework="share-bottom", temporal="gru", layers=1, own_layers=2, seq=6),
-    "hidden-feedback": HeadConfig(framework="hidden-feedback", hidden=(7, 5), seq=6),
+    "hidden-feedback": HeadConfig(framework="hidden-feedback", hidden=(7, 5), temporal_width=None, seq=6),
     "label-feedback": HeadConfig(framework="label-feedback", label_width=3, temporal="bigru", layers=1, seq=6),
     "per-task": HeadConfig(fuse=("au",), framework="per-task", seq=6),
     "late": HeadConfig(fuse=("au",), fusion="late", width=5, seq=6),
@@ -45,7 +45,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 def test_the_papers_module_sizes_at_768() -> None:
-    paper = HeadConfig(fuse=("au", "v"), normalise=False, hidden=(), skip=False, input_dropout=0.0)
+    paper = HeadConfig(fuse=("au", "v"), temporal_width=None, normalise=False, hidden=(), skip=False, input_dropout=0.0)
     model = model_of(paper, 768)
     assert count(model.fusion) == 1_181_184
     assert count(model.temporal) == 9_449_472
@@ -53,15 +53,19 @@ def test_the_papers_module_sizes_at_768() -> None:
     assert count(model_of(replace(paper, fuse=(), temporal="none", seq=1, joint=("v",)), 768)) == 769
 
 
-def test_defaults_are_the_papers_with_a_hidden_layer_and_a_skip() -> None:
+def test_defaults_are_the_papers_with_a_narrower_state_a_hidden_layer_and_a_skip() -> None:
     config = HeadConfig(fuse=("au",)).resolved()
     assert (config.encoder, config.fusion, config.temporal, config.seq, config.window) == ("mae", "sum", "lstm", 20, 20)
-    assert (config.normalise, config.skip, config.hidden, config.input_dropout) == (True, True, (512,), 0.5)
-    own = 22 + 4 * 512 + 512 * 22  # 12 + 8 + 1 + 1 outputs of four layers of 512
+    assert (config.normalise, config.skip, config.hidden, config.input_dropout) == (True, True, (256,), 0.7)
+    state = 64
+    assert config.temporal_width == state
+    own = 22 + 4 * 256 + 256 * 22  # 12 + 8 + 1 + 1 outputs of four layers of 256
     single = model_of(HeadConfig(temporal="none", seq=1), 768)
-    assert count(single) == 4 * 768 * 512 + own
+    assert count(single) == 4 * 768 * 256 + own
     beside = model_of(HeadConfig(fuse=("au", "v")), 768)  # the outputs read the state and the fused embedding
-    assert count(beside) == 1_181_184 + 9_449_472 + 4 * 2 * 768 * 512 + own
+    lstm = 4 * state * ((768 + state + 2) + (state + state + 2))  # four gates with two biases each, in two layers
+    assert count(beside.temporal) == lstm
+    assert count(beside) == 1_181_184 + lstm + 4 * (768 + state) * 256 + own
 
 
 # AIM3-RUC's sizes: three embeddings side by side, Transformer layers of 1024 with feed-forward 2048, outputs 512, 256.

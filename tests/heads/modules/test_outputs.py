@@ -30,7 +30,7 @@ def test_by_default_there_is_one_hidden_layer() -> None:
     output = TaskOutput("v", 20, HeadConfig())
     assert [type(layer) for layer in output.layers] == [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout]
     assert {layer.p for layer in output.layers if isinstance(layer, nn.Dropout)} == {0.5}
-    assert sum(parameter.numel() for parameter in output.parameters()) == (20 + 1) * 512 + (512 + 1)
+    assert sum(parameter.numel() for parameter in output.parameters()) == (20 + 1) * 256 + (256 + 1)
 
 
 def test_the_logits_come_of_the_last_hidden_layer() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from featurestore.errors import ConfigError
-from heads.modules.config import STATEFUL, TEMPORAL_NAMES, HeadConfig
+from heads.modules.config import STATEFUL, TEMPORAL_NAMES, TEMPORAL_WIDTH, HeadConfig
 from heads.modules.sequence import Stacked, Temporal
 from heads.modules.temporal import make_temporal
 
@@ -156,8 +156,11 @@ def test_a_stack_reads_one_after_the_other() -> None:
 def test_layers_and_width() -> None:
     config = HeadConfig(temporal="gru", layers=3, temporal_width=5)
     assert count(make_temporal(config, 7)) == count(nn.GRU(7, 5, 3))
-    assert make_temporal(HeadConfig(temporal="gru"), 7).out_width == 7
-    assert make_temporal(HeadConfig(temporal="bigru"), 7).out_width == 14
+    assert make_temporal(HeadConfig(temporal="gru"), 7).out_width == TEMPORAL_WIDTH
+    assert make_temporal(HeadConfig(temporal="bigru"), 7).out_width == 2 * TEMPORAL_WIDTH
+    for fused_width in (None, 0):
+        assert make_temporal(HeadConfig(temporal="gru", temporal_width=fused_width), 7).out_width == 7
+        assert make_temporal(HeadConfig(temporal="bigru", temporal_width=fused_width), 7).out_width == 14
     assert len(make("tcn").blocks) == 4
     assert [len(make(name).forwards) for name in ("bilstm", "bigru")] == [2, 2]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import ConfigError, ShapeError
-from heads.modules.config import HeadConfig
+from heads.modules.config import TEMPORAL_WIDTH, HeadConfig
 from heads.modules.trunk import Trunk
 
 SHAPES = {"mae": (8,), "wide": (12,)}
@@ -35,8 +35,11 @@ def test_widths() -> None:
     beside = make(BOTH)
     assert (beside.fused_width, beside.temporal_width, beside.out_width) == (8, 6, 12 + 8)
     assert beside(embeddings_of(BOTH)).shape == (3, LENGTH, 12 + 8)
-    plain = make(HeadConfig(temporal="none"))
+    plain = make(HeadConfig(temporal="none", temporal_width=None))
     assert (plain.fused_width, plain.temporal_width, plain.out_width) == (8, 8, 8)
+    assert make(HeadConfig(temporal="none")).out_width == 8
+    default = make(HeadConfig())
+    assert (default.fused_width, default.temporal_width, default.out_width) == (8, TEMPORAL_WIDTH, TEMPORAL_WIDTH + 8)
     wide = make(replace(ALONE, fusion="concat", temporal_width=None))
     assert (wide.fused_width, wide.temporal_width, wide.out_width) == (20, 20, 40)
 

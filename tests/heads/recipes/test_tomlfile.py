@@ -98,7 +98,7 @@ def test_what_equals_its_default_is_left_out() -> None:
             "name": "linear",
             "tasks": ["au", "expr", "v", "a"],
             "head": {"encoder": "mae", "normalise": False, "temporal": "none", "hidden": [], "seq": 1},
-            "training": {"epochs": 20, "loss": {}},
+            "training": {"epochs": 20, "loss": {}, "select": "p"},
         }
     ]
     assert "post" not in table

@@ -88,8 +88,10 @@ def test_a_calibration_on_val_says_so(videos: FeatureSet) -> None:
     assert make(scrambled(videos), HEAD, TRAINING, Judging(post=POST, calibrate_on="val")).calibration is not None
 
 
-def test_folds_keep_the_epoch_and_the_schedule_of_the_fit_on_all_of_train(videos: FeatureSet) -> None:
-    training = FitConfig(patience=4, learning_rate=1e-2)  # rows a step and epochs follow from the rows
+@pytest.mark.parametrize("select", ["p", "each"])
+def test_folds_keep_the_epochs_and_the_schedule_of_the_fit_on_all_of_train(videos: FeatureSet, select: str) -> None:
+    # Rows a step and epochs follow from the rows.
+    training = FitConfig(patience=4, learning_rate=1e-2, select=select)
     told: list[tuple[int | None, int, int]] = []
     made = make(
         videos,
@@ -104,26 +106,26 @@ def test_folds_keep_the_epoch_and_the_schedule_of_the_fit_on_all_of_train(videos
     assert folded is not None
     n_epochs, kept = len(whole.curve), whole.epoch
     assert n_epochs == kept + 4 < whole.schedule.epochs  # patience has ended it
-    assert (folded.epoch, folded.schedule) == (kept, whole.schedule)
-    # The whole comes first, and no fold goes on beyond its epoch.
+    assert (folded.epochs, folded.schedule) == (whole.epochs, whole.schedule)
+    assert (len(set(whole.epochs.values())) > 1) == (select == "each")
+    # The whole comes first, and no fold goes on beyond its last epoch.
     assert [(fold, epoch) for fold, epoch, _ in told] == [(None, epoch) for epoch in range(1, n_epochs + 1)] + [
         (fold, epoch) for fold in (1, 2, 3) for epoch in range(1, kept + 1)
     ]
     assert {total for fold, _, total in told if fold is not None} == {kept}
-    # A fold is the fit on the others that ends there, with as many windows a step as the whole has.
+    # A fold is the fit on the others that ends where the task's does, with as many windows a step as the whole has.
     folds = video_folds(videos.frames, 3, seed=0)
-    fixed = replace(whole.schedule, epochs=kept)
-    alone = fit(
-        videos,
-        HEAD,
-        replace(training, select_on="last"),
-        parts=Parts.of_fold(videos, folds, 1),
-        schedule=replace(fixed, patience=None),
-    )
-    of_fold = np.isin(folded.predictions.rows, alone.predictions.rows)
-    assert of_fold.sum() == len(alone.predictions.rows)
-    for task, values in alone.predictions.arrays().items():
-        assert np.allclose(folded.predictions.arrays()[task][of_fold], values, atol=1e-6)
+    for task, epoch in whole.epochs.items():
+        alone = fit(
+            videos,
+            HEAD,
+            replace(training, select_on="last"),
+            parts=Parts.of_fold(videos, folds, 1),
+            schedule=replace(whole.schedule, epochs=epoch, patience=None),
+        )
+        of_fold = np.isin(folded.predictions.rows, alone.predictions.rows)
+        assert of_fold.sum() == len(alone.predictions.rows)
+        assert np.allclose(folded.predictions.of(task)[of_fold], alone.predictions.of(task), atol=1e-6)
 
 
 def test_folds_of_a_light_head_keep_the_penalties_of_the_fit_on_all_of_train(
@@ -160,7 +162,7 @@ def test_each_score_picks_its_own_epoch_in_one_fit(videos: FeatureSet) -> None:
         assert made.scores.as_dict() == alone.scores.as_dict()
         assert made.out_of_fold is not None
         assert alone.out_of_fold is not None
-        assert made.out_of_fold.epoch == alone.out_of_fold.epoch
+        assert made.out_of_fold.epochs == alone.out_of_fold.epochs
         assert made.out_of_fold.scores.as_dict() == alone.out_of_fold.scores.as_dict()
 
 

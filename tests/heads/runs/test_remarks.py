@@ -28,7 +28,7 @@ def with_curve(fitted: FittedHead, losses: list[float], *, n_steps: int, epochs:
     """The fit as if it had gone so."""
     curve = tuple(replace(fitted.curve[0], epoch=i, loss=loss) for i, loss in enumerate(losses, start=1))
     schedule = replace(fitted.schedule, steps_per_epoch=n_steps, epochs=epochs)
-    return replace(fitted, curve=curve, schedule=schedule, epoch=epoch)
+    return replace(fitted, curve=curve, schedule=schedule, epochs=dict.fromkeys(fitted.epochs, epoch))
 
 
 def scores_of(fitted: FittedHead, score: float, *, trivial: float = 0.0) -> Scores:

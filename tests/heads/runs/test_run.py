@@ -29,7 +29,7 @@ from heads.runs.place import prepare_folder
 from heads.runs.record import read_record, run_name
 from heads.runs.run import Run
 
-HEAD = HeadConfig(fuse=("au", "v"), seq=8, window=5)
+HEAD = HeadConfig(fuse=("au", "v"), seq=8, window=5, temporal_width=None)  # of 16 columns, small on the disk
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,21 @@ def test_names() -> None:
     single = HeadConfig(encoder="v", joint=("v",), temporal="none", seq=1)
     assert run_name(single, FitConfig(seed=3)) == "v_none-1-1_v_seed3"
     assert run_name(HeadConfig(fusion="sum"), FitConfig()) != run_name(HeadConfig(), FitConfig())
+
+
+def test_records_of_earlier_versions_are_read_as_they_were_fitted(tmp_path: Path, features: FeatureSet) -> None:
+    head = HeadConfig(seq=8, temporal_width=0, skip=False, input_dropout=0.0)
+    run = Run.from_fit(fit(features, head, FitConfig(epochs=1)), features)
+    run.save(tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    record = json.loads(config.read_text())
+    for name in ("skip", "input_dropout", "temporal_width"):  # not written before these settings were there
+        del record["head"][name]
+    del record["epochs"]
+    config.write_text(json.dumps(record))
+    loaded = Run.load(tmp_path / "run")
+    assert loaded.head == head.resolved()
+    assert loaded.predictions.equals(run.predictions)
 
 
 def test_save_and_load_give_the_same_predictions(

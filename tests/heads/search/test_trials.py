@@ -21,7 +21,7 @@ def _job(head: HeadConfig = HEAD, *, n_folds: int | None = None, seeds: tuple[in
 
 def test_what_the_model_refuses_is_an_answer(few: FeatureSet) -> None:
     for refused in (
-        replace(HEAD, temporal="transformer", attention_heads=5),  # of 16 columns
+        replace(HEAD, temporal="transformer", temporal_width=None, attention_heads=5),  # of 16 columns
         replace(HEAD, fuse=("wide",), fusion="sum"),  # 24 beside 16
     ):
         outcome = _job(refused).run(few, lambda step, value: True)
