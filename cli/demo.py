@@ -318,7 +318,7 @@ def _submit(root: Path, workspace: Workspace, features: FeatureSet, narrator: Na
 def _close(root: Path, standings: list[Standing], submission: Path, narrator: Narrator) -> None:
     stdout.print()
     stdout.print(_standings_table(standings))
-    stdout.print("Intervals resample the videos. Epochs were selected on val, thresholds on train. To fit one again:")
+    stdout.print("Intervals resample the videos. Epochs were selected on val. To fit one again:")
     for standing in standings:
         stdout.print(f"  {standing.label.partition(',')[0]:<13} {standing.command}")
     stdout.print()

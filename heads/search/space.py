@@ -145,7 +145,7 @@ class Space:
         return str(trial.suggest_categorical("fusion", list(FUSIONS)))
 
     def first(self) -> list[Parameters]:
-        """What is tried before anything is drawn: a head of single frames, then the paper's choice as far as the store allows."""
+        """Tried before anything is drawn: a head of single frames, then the paper's choice as the store allows."""
         own = self.task if self.task in self.widths else self._general()
         linear: dict[str, str | float | int | bool] = {"base": own, "temporal": "none", "fusion_alone": "none"}
         fused, joined, seq = _PAPER[self.task]

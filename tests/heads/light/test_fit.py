@@ -290,7 +290,7 @@ def test_balance_finds_more_of_the_rare(learnable: FeatureSet) -> None:
     changed = with_targets(learnable, action_units=units)
     for estimator in ("lightgbm", "logistic", "linear"):
         plain, half, lifted = (
-            fit_light(changed, config(estimator, joint=("au",), au_balance=cap, au_balance_power=power))
+            fit_light(changed, config(estimator, joint=("au",), refit=False, au_balance=cap, au_balance_power=power))
             .predictions.active_units()
             .mean()
             for cap, power in ((0.0, 1.0), (21.0, 0.5), (21.0, 1.0))

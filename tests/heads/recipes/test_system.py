@@ -78,6 +78,21 @@ def test_a_saved_system_predicts_the_same(saved: Path, fitted: FittedSystem, sma
     assert len(system.predict(small_features, split="test")) == 8
 
 
+def test_a_record_of_an_earlier_version_is_read_as_it_was_fitted(copied: Path) -> None:
+    path = copied / "system.json"
+    values = json.loads(path.read_text())
+    frames, ridge = values["config"]["recipe"]["model"]
+    for name in ("skip", "input_dropout", "temporal_width"):  # not written before these settings were there
+        del frames["head"][name]
+    del ridge["light"]["au_balance_power"]
+    path.write_text(json.dumps(values))
+    head, light = (each.head for each in read_system(copied).config.recipe.models)
+    assert isinstance(head, HeadConfig)
+    assert (head.skip, head.input_dropout, head.temporal_width) == (False, 0.0, 0)
+    assert isinstance(light, LightConfig)
+    assert light.au_balance_power == 1.0
+
+
 def test_its_record_says_what_it_is(saved: Path, small_features: FeatureSet) -> None:
     record = read_system(saved)
     assert record.config.recipe == RECIPE
