@@ -89,8 +89,8 @@ class LightConfig:
     held_out
         Share of the train rows, in whole videos, that are held out for it.
     refit
-        Whether trees and layers are then fitted anew on all train rows, for as many rounds as were best (trees for 100 at
-        least).
+        Whether trees and layers are then fitted anew on all train rows, for as many rounds as were best; trees for 100
+        at least.
     seed
         Of everything that is drawn. The same seed gives the same bits on the same machine.
 

@@ -6,11 +6,12 @@ that is what heads/calibration is for. Only linear SVMs are here (see config.py)
 value, 1.7 GB for 141,431 rows of 768.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.svm import LinearSVC, LinearSVR
+from threadpoolctl import threadpool_limits
 
 from heads.arrays import Float64Array, FloatArray, IntArray
 
@@ -20,6 +21,9 @@ from .numbers import constant_logit
 
 SVR_EPSILON: Final = 0.1
 """Errors of valence and arousal that cost nothing."""
+SMALL_TABLE: Final = 20_000_000
+"""Values of a table up to which one thread solves: its products are bound by memory, and OpenBLAS's threads wait for
+each other by spinning, which beside one busy process took four times as long (4,000 rows of 384)."""
 _MAX_ITERATIONS: Final = 1000
 
 
@@ -65,7 +69,8 @@ def solve_units(
             coefficients.append(np.zeros((1, X.shape[1])))
             intercepts.append(constant_logit(positive, len(valid) - positive))
             continue
-        model = make_classifier(config, C).fit(_some(X, rows[valid]), labels[valid].astype(np.int64), weight[valid])
+        model = make_classifier(config, C)
+        _solve(model, _some(X, rows[valid]), labels[valid].astype(np.int64), weight[valid])
         coefficients.append(np.atleast_2d(model.coef_))
         intercepts.append(np.atleast_1d(model.intercept_))
     return Layers.linear(np.concatenate(coefficients), np.concatenate(intercepts))
@@ -78,7 +83,8 @@ def solve_classes(
     n_classes = int(classes.max()) + 1
     if n_classes == 1:
         return Layers.linear(np.zeros((1, X.shape[1])), np.zeros(1))
-    model = make_classifier(config, C).fit(_some(X, rows), classes, weights)
+    model = make_classifier(config, C)
+    _solve(model, _some(X, rows), classes, weights)
     if n_classes > 2:
         return Layers.linear(model.coef_, model.intercept_)
     # Of two classes scikit-learn has one output, the second's; the first's logit is 0.
@@ -88,8 +94,19 @@ def solve_classes(
 
 def solve_values(X: FloatArray, rows: IntArray, values: Float64Array, config: LightConfig, C: float) -> Layers:
     """One regressor; else as `solve_units`."""
-    model = make_regressor(config, C).fit(_some(X, rows), values)
+    model = make_regressor(config, C)
+    _solve(model, _some(X, rows), values)
     return Layers.linear(np.reshape(model.coef_, (1, -1)), np.reshape(model.intercept_, 1))
+
+
+def _solve(model: "_Solvable", X: FloatArray, *labels: Float64Array | IntArray) -> None:
+    """Fit, with one thread of BLAS where the table is small."""
+    with threadpool_limits(1 if X.size <= SMALL_TABLE else None, user_api="blas"):
+        model.fit(X, *labels)
+
+
+class _Solvable(Protocol):
+    def fit(self, X: FloatArray, /, *labels: Float64Array | IntArray) -> object: ...
 
 
 def _some(X: FloatArray, rows: IntArray) -> FloatArray:
