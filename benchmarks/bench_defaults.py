@@ -127,7 +127,7 @@ def main() -> None:
     most = options.pick(full=50_000, quick=600, smoke=200)
     chosen = [each for each in SETS if each.n_rows <= most and (encoder or each.embedding != "encoder")]
     if options.size == "smoke":
-        chosen = [replace(SETS[7], n_rows=60)]
+        chosen = [replace(next(each for each in SETS if each.unlabelled), n_rows=60)]
     if names:
         chosen = [each for each in chosen if any(part.strip() in each.name for part in names.split(";"))]
     seeds = range(1, 1 + int(n_seeds or options.pick(full=3, quick=1, smoke=1)))

@@ -17,12 +17,11 @@ from pydantic import JsonValue
 
 from featurestore.errors import ConfigError, unknown_name
 from heads.checking import at_least, from_json, in_unit_interval, raise_all, to_json
-from heads.losses.config import LossConfig
+from heads.losses.config import BALANCED, LossConfig
 from heads.modules.config import HeadConfig
 from heads.tasks import TASKS
 
 LEARNING_RATE: Final = 1e-3
-BALANCED: Final = LossConfig(class_balance=True, au_balance=10.0, au_balance_power=0.5)
 PRECISIONS: Final = ("float32", "bfloat16")
 SCHEDULES: Final = ("constant", "linear", "cosine")
 SELECTS: Final = ("auto", "p", "each", *TASKS)
@@ -95,7 +94,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     average: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    loss: LossConfig = field(default_factory=lambda: BALANCED)
+    loss: LossConfig = BALANCED
     label_sampling: float = 0.75
     complete_labels: bool = False
     select: str = "auto"

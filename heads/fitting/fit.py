@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import Tensor
 
 from featurestore.errors import ConfigError
@@ -18,11 +17,11 @@ from heads.features.featureset import FeatureSet
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.scoring.predictions import Predictions
-from heads.scoring.scores import Scores, combine, part_scores, score
+from heads.scoring.scores import Scores, part_scores, score
 from heads.tasks import TASKS, PartName
 
 from .config import FitConfig, check_together, picks_of
-from .epochs import EpochReport
+from .epochs import BestEpochs, EpochReport, select_score
 from .parts import Parts
 from .predict import predict
 from .schedule import Schedule
@@ -106,8 +105,8 @@ def fit(
     schedule
         Rows a step, epochs and patience in place of those that follow from `training` and the rows.
     epochs
-        Task -> the epoch to keep of it: nothing is looked at, and the fit ends with the last of them. By default they
-        are chosen as `training` says.
+        Epoch to keep for each task. The judged rows are then not scored during the fit, which ends at the last of these
+        epochs. By default `training` says how they are chosen.
     on_epoch
         Called after each epoch; what it raises ends the fit.
 
@@ -175,15 +174,9 @@ def fit_each(
     with seeded(training.seed, features.device):  # of the weights, and of dropout
         model = HeadModel(head, shapes).to(features.device)
         trainer = Trainer(model, features, training, parts, schedule=schedule)
-        for each in trainings:
-            _check_judge(features, head, each, parts)
+        picks = [_checked_picks(features, head, each, parts) for each in trainings]
         kept = [
-            _Kept(
-                each,
-                trainer.schedule,
-                _picks(features, head, each, parts),
-                None if epochs is None else epochs[place],
-            )
+            _Kept(each, trainer.schedule, picks[place], None if epochs is None else epochs[place])
             for place, each in enumerate(trainings)
         ]
         with trainer.threads():
@@ -198,52 +191,6 @@ def score_rows(features: FeatureSet, predictions: Predictions) -> Scores:
     return score(features.targets, predictions, features.video_ids, train_rows=train_rows)
 
 
-def select_score(scores: Mapping[PartName, float], select: str) -> float:
-    """The score that picks an epoch: a task's own, or the sum of the joined parts with P's shares."""
-    return scores[TASKS[select].part] if select in TASKS else combine(scores)
-
-
-class BestEpochs:
-    """The best epoch of each task so far, by the score that picks it.
-
-    Parameters
-    ----------
-    picks
-        Task -> the score that picks its epoch (see `picks_of`).
-    patience
-        How many epochs may pass without a better one of any task; None: as many as there are.
-
-    Attributes
-    ----------
-    epochs
-        Task -> its best epoch, from 1; 0 if none has been scored.
-    """
-
-    def __init__(self, picks: Mapping[str, str], patience: int | None) -> None:
-        self.epochs = dict.fromkeys(picks, 0)
-        self._picks, self._patience = picks, patience
-        self._best = dict.fromkeys(picks, -np.inf)
-        self._seen = 0
-
-    def add(self, scores: Mapping[PartName, float]) -> list[str]:
-        """Take the next epoch's scores in; the tasks of which it is the best."""
-        self._seen += 1
-        better = []
-        for task, pick in self._picks.items():
-            is_scored = bool(scores) if pick == "p" else TASKS[pick].part in scores
-            score = select_score(scores, pick) if is_scored else -np.inf
-            if score > self._best[task] or not self.epochs[task]:  # something is kept of a task that is never scored
-                self._best[task] = score if np.isfinite(score) else -np.inf
-                self.epochs[task] = self._seen
-                better.append(task)
-        return better
-
-    @property
-    def has_waited(self) -> bool:
-        """Whether as many epochs have passed without a better one as the patience allows."""
-        return self._patience is not None and self._seen - max(self.epochs.values()) >= self._patience
-
-
 class _Kept:
     """The epochs that a fit keeps, as far as it has come: those that some scores pick, given ones, or the last."""
 
@@ -252,16 +199,15 @@ class _Kept:
     ) -> None:
         self.training, self.schedule = training, schedule
         self.curve: list[EpochReport] = []
-        self._given = given
-        if given is None and training.select_on == "last":
-            self._given = dict.fromkeys(picks, schedule.epochs)
+        is_last = given is None and training.select_on == "last"
+        self._given = dict.fromkeys(picks, schedule.epochs) if is_last else given
         self._best = BestEpochs(picks, schedule.patience)
         self._states: dict[str, dict[str, Tensor]] = {}
         self._predictions: dict[str, Predictions] = {}
 
     @property
     def looks(self) -> bool:
-        """Whether predictions pick the epochs."""
+        """True if scores of the judged rows choose the epochs."""
         return self._given is None
 
     def add(self, report: EpochReport, model: HeadModel, predictions: Predictions | None) -> None:
@@ -275,7 +221,7 @@ class _Kept:
             self._states |= dict.fromkeys(better, state)
             if predictions is not None:
                 self._predictions |= dict.fromkeys(better, predictions)
-        selected = select_score(report.scores, self.training.select) if report.scores else float("nan")
+        selected = select_score(report.scores, self.training.select)
         self.curve.append(replace(report, selected=selected, is_best=bool(better)))
 
     @property
@@ -349,27 +295,23 @@ def part_points(features: FeatureSet, predictions: Predictions) -> dict[PartName
     return part_scores(features.targets.take(kept.rows), kept)
 
 
-def _picks(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> dict[str, str]:
-    """What picks each task's epoch: where a task has no labels to be judged by, P of the others."""
-    n_labels = _judged_labels(features, head, parts)
-    return {task: pick if n_labels.get(pick, 2) >= 2 else "p" for task, pick in picks_of(head, training.select).items()}
+def _checked_picks(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> dict[str, str]:
+    """Score that picks the epoch of each task: P of the others for a task without labels among the judged rows.
 
-
-def _judged_labels(features: FeatureSet, head: HeadConfig, parts: Parts) -> dict[str, int]:
-    """Joined task -> rows that judge and have both an embedding and a label of it."""
+    Raises
+    ------
+    ConfigError
+        If no task has labels that could pick an epoch.
+    """
     rows = parts.judged_rows
     usable = features.usable(head.encoders)[rows]
-    return {task: int((features.targets.labelled(task)[rows] & usable).sum()) for task in head.joint}
-
-
-def _check_judge(features: FeatureSet, head: HeadConfig, training: FitConfig, parts: Parts) -> None:
-    """Refuse rows that could not pick an epoch."""
-    counts = _judged_labels(features, head, parts)
+    counts = {task: int((features.targets.labelled(task)[rows] & usable).sum()) for task in head.joint}
     needed = (training.select,) if training.select in TASKS else head.joint
-    short = [task for task in needed if counts[task] < 2]
-    if len(short) == len(needed):
+    short = [task for task, count in counts.items() if count < 2]
+    if set(needed) <= set(short):
         judge = "the val split" if parts.judge == "val" else parts.judge
         raise ConfigError(
-            f"The best epoch is picked on {judge}, but of its {len(parts.judged_rows)} rows none has both an embedding "
-            f"and a label of {', '.join(short)} (store: {features.source}). Give a validation set to `abaw frames`."
+            f"The best epoch is picked on {judge}, but of its {len(rows)} rows none has both an embedding and "
+            f"a label of {', '.join(needed)} (store: {features.source}). Give a validation set to `abaw frames`."
         )
+    return {task: "p" if pick in short else pick for task, pick in picks_of(head, training.select).items()}

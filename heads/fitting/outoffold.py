@@ -21,10 +21,11 @@ from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
 from heads.scoring.predictions import Predictions
 from heads.scoring.scores import Scores
-from heads.tasks import TASKS, PartName
+from heads.tasks import PartName
 
 from .config import FitConfig, check_together, picks_of
-from .fit import BestEpochs, part_points, score_rows, select_score
+from .epochs import BestEpochs, select_score
+from .fit import part_points, score_rows
 from .parts import Parts
 from .predict import predictions_of
 from .schedule import Schedule
@@ -179,7 +180,7 @@ def fit_folds_each(
                     for each in best:
                         each.add(points)
                     if on_epoch is not None:
-                        on_epoch(FoldReport(number + 1, n_folds, epoch, n_epochs, _own_score(points, selects[0])))
+                        on_epoch(FoldReport(number + 1, n_folds, epoch, n_epochs, select_score(points, selects[0])))
             end = epoch
     together = {epoch: each.together(head.joint) for epoch, each in sorted(found.items())}
     curve = {epoch: part_points(features, each) for epoch, each in together.items()}
@@ -210,11 +211,6 @@ def _best_of(curve: Mapping[int, Mapping[PartName, float]], picks: Mapping[str, 
         best.add(scores)
     order = list(curve)
     return {task: order[number - 1] for task, number in best.epochs.items()}
-
-
-def _own_score(points: Mapping[PartName, float], select: str) -> float:
-    is_scored = TASKS[select].part in points if select in TASKS else bool(points)
-    return select_score(points, select) if is_scored else float("nan")
 
 
 class _FoldedPredictions:

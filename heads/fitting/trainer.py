@@ -1,7 +1,7 @@
 """The state of a fit between epochs: a model, its optimiser, and the windows that it learns from."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -102,13 +102,11 @@ class Trainer:
             return self._context.n_lane_steps(batch_windows)
         return -(-len(windows) // batch_windows)
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
+    def threads(self) -> AbstractContextManager[None]:
         """Compute with as many threads as pay at the size of a step (see `threads_for`)."""
         step_rows = self.schedule.n_rows // self.schedule.steps_per_epoch
         is_temporal = self.head.temporal != "none"
-        with threads_for(step_rows, self.model.n_parameters(), self.features.device, is_temporal=is_temporal):
-            yield
+        return threads_for(step_rows, self.model.n_parameters(), self.features.device, is_temporal=is_temporal)
 
     @property
     def scored(self) -> HeadModel:

@@ -24,6 +24,7 @@ from pydantic import JsonValue
 
 from featurestore.errors import ConfigError, unknown_name
 from heads.checking import at_least, from_json, in_unit_interval, raise_all, to_json
+from heads.losses.config import BALANCED
 from heads.modules.config import HeadConfig
 from heads.tasks import TASKS, in_task_order
 
@@ -34,7 +35,7 @@ STOPPED_EARLY: Final = ("lightgbm", *LAYERED)
 """Those of which a fold of train says when to stop; the others are solved to their end."""
 AFFECT_LOSSES: Final = ("ccc", "mse")
 IN_EARLIER_RECORDS: Final = {"au_balance_power": 1.0}
-"""Setting -> what a record that lacks it was fitted with."""
+"""Value of each setting in records that were written before the setting existed."""
 BOOSTING_RATE: Final = 0.1
 LAYERS_RATE: Final = 1e-3
 
@@ -108,9 +109,9 @@ class LightConfig:
     statistics: tuple[int, ...] = ()
     components: int = 32
     joint: tuple[str, ...] = tuple(TASKS)
-    au_balance: float = 10.0
-    au_balance_power: float = 0.5
-    class_balance: bool = True
+    au_balance: float = BALANCED.au_balance
+    au_balance_power: float = BALANCED.au_balance_power
+    class_balance: bool = BALANCED.class_balance
     C: float | None = None
     learning_rate: float | None = None
     n_estimators: int = 500

@@ -172,3 +172,7 @@ def _mixture_text(text: str) -> str:
     terms = parse_mixture(text)
     told = ((name, terms.get(name, 0.0)) for name in AFFECT_LOSSES)
     return "+".join(name if factor == 1 else f"{factor!r}*{name}" for name, factor in told if factor)
+
+
+BALANCED: Final = LossConfig(class_balance=True, au_balance=10.0, au_balance_power=0.5)
+"""Default of `FitConfig`, and of `LightConfig` for its two balances."""

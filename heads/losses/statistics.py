@@ -39,7 +39,7 @@ class LabelStatistics:
         )
 
     def positive_weights(self, cap: float, power: float = 1.0) -> Float64Array:
-        """What an action unit's positives weigh against its negatives: (negatives / positives) ** power, at most `cap`.
+        """Positive weight of each action unit: (negatives / positives) ** power, at most `cap`.
 
         Returns
         -------

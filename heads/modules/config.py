@@ -33,7 +33,7 @@ HIDDEN: Final = (256,)
 """Hidden layers of each task, unless `HeadConfig.hidden` says otherwise."""
 TEMPORAL_WIDTH: Final = 64
 IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "temporal_width": 0}
-"""Setting -> what a record that lacks it was fitted with."""
+"""Value of each setting in records that were written before the setting existed."""
 STATEFUL: Final = ("lstm", "gru")
 """Temporal modules whose state can be carried into a video's next segment: those that only look back."""
 
@@ -309,7 +309,7 @@ class HeadConfig:
 
     @property
     def shares_nothing(self) -> bool:
-        """Whether no weight serves two joined tasks, so that each may keep an epoch of its own."""
+        """True if no weight is shared between joined tasks, so that each task can keep its own epoch."""
         if len(self.joint) == 1 or self.framework == "per-task":
             return True
         fusion = self.resolved().fusion

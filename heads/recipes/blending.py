@@ -11,7 +11,7 @@ from featurestore.errors import ConfigError, ShapeError
 from heads.arrays import IntArray
 from heads.calibration.blend import Blend, fit_blend
 from heads.features.featureset import FeatureSet
-from heads.fitting.fit import select_score
+from heads.fitting.epochs import select_score
 from heads.fitting.outoffold import OUT_OF_FOLD
 from heads.runs.making import Made
 from heads.scoring.predictions import Predictions

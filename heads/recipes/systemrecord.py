@@ -159,18 +159,19 @@ def config_from_dict(values: Mapping[str, JsonValue]) -> SystemConfig:
 
 
 def _completed(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A saved recipe with the settings that earlier versions did not write."""
+    """A saved recipe, with the settings added that earlier versions did not write."""
     models = recipe.get("model")
-    if not isinstance(models, list):
-        return dict(recipe)
-    earlier: dict[str, dict[str, JsonValue]] = {"head": dict(HEAD_BEFORE), "light": dict(LIGHT_BEFORE)}
-    completed = [
-        {name: earlier.get(name, {}) | value if isinstance(value, dict) else value for name, value in model.items()}
-        if isinstance(model, dict)
-        else model
-        for model in models
-    ]
-    return {**recipe, "model": completed}
+    return {**recipe, "model": [_completed_model(each) for each in models]} if isinstance(models, list) else {**recipe}
+
+
+def _completed_model(model: JsonValue) -> JsonValue:
+    if not isinstance(model, dict):
+        return model  # refused when it is read
+    for part, earlier in (("head", HEAD_BEFORE), ("light", LIGHT_BEFORE)):
+        settings = model.get(part)
+        if isinstance(settings, dict):
+            model = {**model, part: {**earlier, **settings}}
+    return model
 
 
 def system_configuration(

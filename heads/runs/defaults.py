@@ -1,4 +1,4 @@
-"""What is calibrated unless it is asked otherwise: thresholds of a light head's action units, out of fold.
+"""Default calibration: thresholds for the action units of light heads, fitted on out-of-fold predictions.
 
 Chosen on the sets of benchmarks/bench_defaults. With a threshold of its own each unit of a light head gains up to .05
 of F1, of a support vector machine most, and folds cost seconds. Neural heads, whose losses are balanced half the way,

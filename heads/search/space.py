@@ -27,7 +27,7 @@ ANY_WIDTH: Final = FUSIONS[1:]
 """Fusions of embeddings that differ in width."""
 TEMPORALS: Final = ("none", "lstm", "gru", "bigru", "transformer", "tcn")
 ATTENTION_HEADS: Final = 4
-"""Or as many of them as divide the widths: scores of 15 or 10 columns are embeddings, too."""
+"""Number of attention heads; fewer if 4 does not divide the widths, since some embeddings have 10 or 15 columns."""
 LENGTHS: Final = (5, 10, 20, 30, 50)
 """S."""
 STEPS: Final = (1.0, 0.75, 0.5)

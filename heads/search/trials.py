@@ -11,8 +11,8 @@ import torch
 
 from featurestore.errors import ConfigError, PrecisionError, ShapeError
 from heads.features.featureset import FeatureSet
-from heads.fitting.epochs import EpochReport
-from heads.fitting.fit import fit, select_score
+from heads.fitting.epochs import EpochReport, select_score
+from heads.fitting.fit import fit
 from heads.fitting.folds import video_folds
 from heads.fitting.outoffold import FoldReport, fit_folds
 from heads.fitting.schedule import CAP_STEPS
