@@ -108,6 +108,9 @@ SETS: Final = (
     DataSet(embedding="truth", videos=True, n_rows=50_000),
 )
 
+GRIDDED: Final = ("pixels, images, 600", "encoder, videos, 600", "pixels, videos, 5,000")
+"""Sets that the grid is fitted on: 24 fits take up to a quarter of an hour."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
@@ -173,7 +176,7 @@ def measure_set(each: DataSet, features: FeatureSet, seeds: Sequence[int], optio
         config = LightConfig(estimator=estimator, encoder="faces", joint=joint)
         light = [fitted(features, replace(config, seed=training.seed), training)[0].scores for training in trainings]
         yield _against(f"{each.name}: light {estimator}", light, namesake, "its namesake")
-    if each.n_rows in options.pick(full=(600, 5000), quick=(), smoke=(60,)):
+    if options.pick(full=each.name in GRIDDED, quick=False, smoke=True):
         grid = GRID if options.size == "full" else GRID[:2]
         found = [
             _total(fit(features, replace(head, joint=joint), replace(training, epochs=trainings[0].epochs)).scores)

@@ -156,7 +156,7 @@ def plain(head: HeadConfig) -> HeadConfig:
 
     Inputs are standardised all the same: the paper's encoders learn along with the head, cached ones do not.
     """
-    return replace(head, hidden=(), skip=False, input_dropout=0.0, temporal_width=0)
+    return replace(head, hidden=(), skip=False, input_dropout=0.0, temporal_dropout=0.0, temporal_width=0)
 
 
 def _fusion_grid(task: str, known: Sequence[str], base: str | None) -> _Grid:

@@ -64,8 +64,9 @@ class FitConfig:
         Whether only train rows with labels of every joined task are learned from.
     select
         Which score picks the epoch: a joined task's; ``"p"``: P, where not all tasks are joined its joined parts;
-        ``"each"``: an epoch for each task, by its own score, of a head whose tasks share nothing (valence and arousal
-        are often best long before the others). ``"auto"`` is ``"each"`` of such a head, ``"p"`` of others.
+        ``"each"``: an epoch for each task, by its own score (valence and arousal are often best long before the
+        others); of what the tasks share, each then keeps a copy of its own epoch (see `HeadConfig.separable`).
+        ``"auto"`` is ``"each"`` of a head whose tasks can be separated so, ``"p"`` of others.
     select_on
         Where: ``"val"``, or ``"last"``: the last epoch is kept, and val has no part in the fit.
     patience
@@ -187,16 +188,16 @@ def picks_of(head: HeadConfig, select: str) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        If that task is not joined, or an epoch for each task is asked of a head whose tasks share layers.
+        If that task is not joined, or an epoch for each task is asked of a head that is not separable.
     """
     if select == "auto":
-        select = "each" if head.shares_nothing else "p"
+        select = "each" if head.separable else "p"
     if select == "each":
-        if not head.shares_nothing:
+        if not head.separable:
             raise ConfigError(
-                "An epoch for each task (select 'each') needs a head whose tasks share nothing, but with fusion "
-                f"{head.resolved().fusion!r}, temporal {head.temporal!r} and framework {head.framework!r} they share "
-                "layers. Choose framework 'per-task', or select by 'p' or one task."
+                "An epoch for each task (select 'each') needs a head whose tasks can be separated, but with fusion "
+                f"{head.resolved().fusion!r} and framework {head.framework!r} they cannot. Choose framework "
+                "'share-encoder' or 'per-task', or select by 'p' or one task."
             )
         return {task: task for task in head.joint}
     if select != "p" and select not in head.joint:

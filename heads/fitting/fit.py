@@ -240,16 +240,14 @@ class _Kept:
         seconds: float,
     ) -> FittedHead:
         """The head at the epochs kept."""
-        own = copy.deepcopy(model)
-        own.load_state_dict(model.states_together(self._states))
-        own.eval()
+        own = model.with_states(self._states).eval()
         if self.looks:
             predictions = Predictions.together(self._predictions)
         else:
             predictions = predict(own, features, segments=parts.judged)
         return FittedHead(
             model=own,
-            head=own.config,
+            head=model.config,
             training=self.training,
             schedule=self.schedule,
             shapes=shapes,

@@ -128,10 +128,9 @@ class FitResult:
         """
         if self.weights is None:
             raise ConfigError("This fit's weights were not kept. Ask for them with FitJob(keep_weights=True).")
-        model = HeadModel(self.head, self.shapes)
-        model.load_state_dict({name: torch.from_numpy(values) for name, values in self.weights.items()})
+        weights = {name: torch.from_numpy(values) for name, values in self.weights.items()}
         return FittedHead(
-            model=model.to(device).eval(),
+            model=HeadModel.from_weights(self.head, self.shapes, weights).to(device),
             head=self.head,
             training=self.training,
             schedule=self.schedule,

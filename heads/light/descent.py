@@ -14,7 +14,7 @@ from heads.arrays import Float64Array, IntArray
 from heads.losses.masked import concordance_loss
 
 from .config import LightConfig
-from .gradient import Descended, fit_layers
+from .gradient import LEAST_STEPS, Descended, fit_layers
 from .numbers import constant_logit
 
 
@@ -46,7 +46,7 @@ def descend_units(
         return (each * weight).sum() / (weight > 0).sum().clamp(min=1)
 
     start = constant_logit((weights * (units == 1)).sum(axis=0), (weights * (units == 0)).sum(axis=0))
-    fitted = fit_layers(X, rows, loss, start, groups, config)
+    fitted = fit_layers(X, rows, loss, start, groups, config, least_steps=LEAST_STEPS)
     positive, negative = (units == 1).sum(axis=0), (units == 0).sum(axis=0)
     alike = np.flatnonzero((positive == 0) | (negative == 0)).tolist()  # nothing to tell apart
     constants = dict(zip(alike, constant_logit(positive, negative)[alike].tolist(), strict=True))
@@ -68,7 +68,8 @@ def descend_classes(
     def loss(outputs: Tensor, places: Tensor) -> Tensor:
         return (functional.cross_entropy(outputs, labels[places], reduction="none") * counted[places]).mean()
 
-    return fit_layers(X, rows, loss, np.log(np.bincount(classes, weights) / weights.sum()), groups, config)
+    start = np.log(np.bincount(classes, weights) / weights.sum())
+    return fit_layers(X, rows, loss, start, groups, config, least_steps=LEAST_STEPS)
 
 
 def descend_values(X: Tensor, rows: IntArray, values: Float64Array, groups: IntArray, config: LightConfig) -> Descended:

@@ -26,6 +26,9 @@ from .layers import Layers
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (B, n_outputs), numbers of their rows (B,)) -> their loss, a scalar."""
 
+LEAST_STEPS: Final = 1000
+"""Of units and classes, fitted anew on all rows: F1 goes on to grow after the loss on a few dozen held-out rows has
+begun to rise, and where a fold is small, early stopping may end after a few epochs."""
 _BLOCK_ROWS: Final = 65536
 
 
@@ -44,6 +47,8 @@ def fit_layers(
     start: Float64Array,
     groups: IntArray,
     config: LightConfig,
+    *,
+    least_steps: int = 1,
 ) -> Descended:
     """Fit layers.
 
@@ -63,6 +68,8 @@ def fit_layers(
         Of which whole ones are held out.
     config
         Hidden layers, of ``mlp``; rate, decay, epochs, stopping, seed.
+    least_steps
+        Of the fit on all rows, whatever the held-out fold says.
 
     Raises
     ------
@@ -79,6 +86,8 @@ def fit_layers(
     held = hold_out(groups, config.held_out, seed=config.seed)
     layers, epoch = descent.run(places[~held], places[held], config.epochs)
     if config.refit:
+        steps_per_epoch = -(-len(places) // descent.step_rows(len(places)))
+        epoch = min(config.epochs, max(epoch, -(-least_steps // steps_per_epoch)))
         layers, _ = descent.run(places, None, epoch)
     return Descended(layers, epoch)
 
@@ -120,6 +129,10 @@ class _Descent:
         network.load_state_dict(best)
         return _read_out(network), best_epoch
 
+    def step_rows(self, n_rows: int) -> int:
+        """Rows a step."""
+        return self.config.batch_rows or rows_per_step(n_rows)
+
     def _network(self) -> nn.Sequential:
         widths = [self.X.shape[1], *self.config.hidden_layers]
         parts: list[nn.Module] = []
@@ -134,7 +147,7 @@ class _Descent:
 
     def _train(self, network: nn.Sequential, optimizer: torch.optim.Optimizer, shuffled: Tensor) -> None:
         network.train()
-        for places in torch.split(shuffled, self.config.batch_rows or rows_per_step(len(shuffled))):
+        for places in torch.split(shuffled, self.step_rows(len(shuffled))):
             loss = self.loss(network(self.X[self.table[places]]), places)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

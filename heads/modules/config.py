@@ -32,7 +32,7 @@ FRAMEWORKS: Final = (
 HIDDEN: Final = (256,)
 """Hidden layers of each task, unless `HeadConfig.hidden` says otherwise."""
 TEMPORAL_WIDTH: Final = 64
-IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "temporal_width": 0}
+IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "state_dropout": 0.0, "temporal_width": 0}
 """Value of each setting in records that were written before the setting existed."""
 STATEFUL: Final = ("lstm", "gru")
 """Temporal modules whose state can be carried into a video's next segment: those that only look back."""
@@ -81,6 +81,9 @@ class HeadConfig:
     skip
         Whether the outputs read the fused embedding beside the temporal module's state: expressions and action units
         are mostly seen in the frame itself. Without a temporal module it changes nothing.
+    state_dropout
+        With `skip`, the share of rows whose whole state the outputs do not see in training: they learn what the frame
+        alone says, and rely less on what a recurrent network knows of small data by heart.
     stateful
         Whether the state goes on, detached, from a video's segment to its next one (`STATEFUL` modules).
     framework
@@ -135,9 +138,10 @@ class HeadConfig:
     attention_heads: int = 4
     feedforward: int | None = None
     positions: bool = False
-    temporal_dropout: float = 0.0
+    temporal_dropout: float = 0.3
     input_dropout: float = 0.7
     skip: bool = True
+    state_dropout: float = 0.5
     stateful: bool = False
     framework: str = "share-encoder"
     own_layers: int = 3
@@ -215,6 +219,7 @@ class HeadConfig:
         mistakes += in_unit_interval(
             fusion_dropout=self.fusion_dropout,
             input_dropout=self.input_dropout,
+            state_dropout=self.state_dropout,
             temporal_dropout=self.temporal_dropout,
             hidden_dropout=self.hidden_dropout,
             query_dropout=self.query_dropout,
@@ -309,12 +314,17 @@ class HeadConfig:
 
     @property
     def shares_nothing(self) -> bool:
-        """True if no weight is shared between joined tasks, so that each task can keep its own epoch."""
+        """True if no weight is shared between joined tasks."""
         if len(self.joint) == 1 or self.framework == "per-task":
             return True
         fusion = self.resolved().fusion
         fuses_as_is = fusion == "none" or (fusion == "concat" and self.width is None)
         return self.framework == "share-encoder" and self.temporal == "none" and fuses_as_is and not self.gap_input
+
+    @property
+    def separable(self) -> bool:
+        """True if each task can have a copy of the layers that it shares, and so its own epoch."""
+        return self.shares_nothing or (self.framework == "share-encoder" and self.resolved().fusion != "late")
 
     @property
     def reads_tokens(self) -> bool:

@@ -5,6 +5,7 @@ winner's (Netease Fuxi); B, share-bottom, temporal layers in common and then som
 (feedback.py). ``per-task`` shares nothing: a head a task, fitted at once.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
@@ -102,6 +103,12 @@ class ShareEncoder(Framework):
     def read(self, states: Tensor, labels: Labels | None) -> dict[str, Tensor]:
         """Logits of each joined task from the trunk's states (B, S, H)."""
         return read_outputs(self.outputs, states)
+
+    def alone(self, task: str) -> "ShareEncoder":
+        """A copy that gives one task's logits."""
+        own = copy.deepcopy(self)
+        own.outputs = task_modules({task: own.outputs[task]})
+        return own
 
     def _make_outputs(self, config: HeadConfig, width: int) -> dict[str, TaskOutput]:
         return {task: TaskOutput(task, width, config) for task in config.joint}

@@ -3,6 +3,7 @@
 The default is the ABAW7 winner's (Netease Fuxi): fusion -> temporal -> one output a joined task.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -170,18 +171,62 @@ class HeadModel(nn.Module):
         """Of the trunk."""
         return self.trunk.temporal
 
-    def states_together(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """One state of this module from several of it, each task's weights from its own.
+    def separated(self) -> "HeadModel":
+        """A copy in which each task has a copy of the shared layers to itself; its outputs are the same.
+
+        Raises
+        ------
+        ConfigError
+            If the head is not `HeadConfig.separable`.
+        """
+        own = copy.deepcopy(self)
+        if self.config.shares_nothing:
+            return own
+        if not self.config.separable or not isinstance(own.framework, ShareEncoder):
+            raise ConfigError(
+                f"The tasks of this head cannot be separated: its framework is {self.config.framework!r} and its "
+                f"fusion {self.config.fusion!r}. Choose framework 'per-task', or keep one epoch for all tasks."
+            )
+        own.framework = PerTask({task: own.framework.alone(task) for task in self.config.joint})
+        return own
+
+    def with_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> "HeadModel":
+        """A copy in which each task has the weights of its own state; `separated` if they differ.
 
         Parameters
         ----------
         states
-            Joined task -> a state of a head whose tasks share nothing, or one and the same state for all.
+            Joined task -> a state of this module.
         """
-        together = dict(states[self.config.joint[0]])
-        for task, state in states.items():
-            together |= {name: values for name, values in state.items() if task in name.split(".")}
-        return together
+        first = states[self.config.joint[0]]
+        taken = dict(first)
+        if all(state is first for state in states.values()):
+            own = copy.deepcopy(self)
+        else:
+            own = self.separated()
+            for task, state in states.items():
+                mine = (f"framework.heads.{task}.", f"framework.outputs.{task}.")
+                for name, values in state.items():
+                    if name.startswith(mine):
+                        taken[name] = values
+                    taken[mine[0] + name.removeprefix("framework.")] = values
+        own.load_state_dict({name: taken[name] for name in own.state_dict()})
+        return own
+
+    @classmethod
+    def from_weights(cls, config: HeadConfig, shapes: Shapes, weights: Mapping[str, Tensor]) -> "HeadModel":
+        """The model of these weights in evaluation mode, as fitted or `separated`; arguments as of the constructor.
+
+        Raises
+        ------
+        RuntimeError
+            If they are no weights of such a head.
+        """
+        model = cls(config, shapes)
+        if model.config.separable and not weights.keys() <= model.state_dict().keys():
+            model = model.separated()
+        model.load_state_dict(weights)
+        return model.eval()
 
     def n_parameters(self) -> int:
         """How many numbers are fitted."""

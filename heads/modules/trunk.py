@@ -60,6 +60,7 @@ class Trunk(nn.Module):
         self._is_temporal = config.temporal != "none"
         self.temporal_width = (self._is_temporal and config.temporal_width) or self.fused_width
         self._skips = config.skip and self._is_temporal
+        self._state_dropout = config.state_dropout
         self.out_width = self.temporal.out_width + (self.fused_width if self._skips else 0)
 
     def forward(
@@ -79,7 +80,7 @@ class Trunk(nn.Module):
         """
         fused = self.fused(embeddings, gaps=gaps)
         states: Tensor = self.temporal(self._read(fused), mask)
-        return torch.cat([states, fused], dim=-1) if self._skips else states
+        return self._beside(states, fused)
 
     def step(
         self,
@@ -100,12 +101,21 @@ class Trunk(nn.Module):
         """
         fused = self.fused(embeddings, gaps=gaps)
         states, after = self.temporal.step(self._read(fused), state, mask)
-        return (torch.cat([states, fused], dim=-1) if self._skips else states), after
+        return self._beside(states, fused), after
 
     def _read(self, fused: Tensor) -> Tensor:
         """What the temporal module reads; single frames pass through as they are."""
         dropped: Tensor = self.dropout(fused) if self._is_temporal else fused
         return dropped
+
+    def _beside(self, states: Tensor, fused: Tensor) -> Tensor:
+        """What the outputs read: the states, with `skip` beside the fused embedding and in training of some rows."""
+        if not self._skips:
+            return states
+        if self.training and self._state_dropout:
+            is_seen = torch.rand(states.shape[:2], device=states.device) >= self._state_dropout
+            states = states * is_seen.unsqueeze(-1)
+        return torch.cat([states, fused], dim=-1)
 
     def fused(self, embeddings: Sequence[Tensor], *, gaps: Tensor | None = None) -> Tensor:
         """What the temporal module reads, shape (B, S, fused_width)."""

@@ -312,7 +312,4 @@ class Run:
 def _load_model(directory: Path, record: RunRecord) -> HeadModel | LightModel:
     if isinstance(record.head, LightConfig):
         return LightModel.load(directory / LIGHT_FOLDER, record.head, record.shapes)
-    model = HeadModel(record.head, record.shapes)
-    model.load_state_dict(load_file(present("run", directory / WEIGHTS_FILE)))
-    model.eval()
-    return model
+    return HeadModel.from_weights(record.head, record.shapes, load_file(present("run", directory / WEIGHTS_FILE)))

@@ -194,21 +194,44 @@ def test_tasks_that_share_nothing_keep_an_epoch_each(features: FeatureSet) -> No
     "changed",
     [
         {"temporal": "lstm", "seq": 4},
-        {"fuse": ("au",), "fusion": "sum"},
+        {"temporal": "lstm", "seq": 4, "stateful": True},
         {"fuse": ("au",), "fusion": "concat", "width": 8},
-        {"fuse": ("au",), "fusion": "late"},
-        {"gap_input": True},
-        {"fusion": "residual"},
     ],
     ids=str,
 )
-def test_tasks_that_share_a_weight_keep_one_epoch(changed: dict[str, object]) -> None:
+def test_of_shared_layers_each_task_keeps_a_copy_of_its_epoch(features: FeatureSet, changed: dict[str, object]) -> None:
+    head = replace(HeadConfig(temporal="none", seq=1, joint=("au", "v", "a")), **changed)  # type: ignore[arg-type]
+    wild = FitConfig(epochs=12, learning_rate=0.1, batch_frames=32)
+    fitted = fit(features, head, wild)
+    assert len(set(fitted.epochs.values())) > 1
+    for task in head.joint:
+        alone = fit(features, head, replace(wild, select=task))
+        assert alone.epochs == dict.fromkeys(head.joint, fitted.epochs[task])
+        assert np.array_equal(fitted.predictions.of(task), alone.predictions.of(task))
+    refreshed = predict(fitted.model, features)
+    assert all(np.array_equal(refreshed.of(task), fitted.predictions.of(task)) for task in head.joint)
+    assert fitted.head == head.resolved()  # what was asked for, whatever is kept
+    whole = fit(features, head, replace(wild, select="p"))
+    assert len(set(whole.epochs.values())) == 1
+    assert whole.n_parameters < fitted.n_parameters
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fuse": ("au",), "fusion": "late"},
+        {"temporal": "lstm", "framework": "share-bottom", "seq": 4},
+        {"framework": "hidden-feedback", "feedback_from": ("v",)},
+    ],
+    ids=str,
+)
+def test_tasks_that_cannot_be_separated_keep_one_epoch(changed: dict[str, object]) -> None:
     head = replace(HeadConfig(temporal="none", seq=1, joint=("v", "a")), **changed)  # type: ignore[arg-type]
-    weights = HeadModel(head, {"mae": (8,), "au": (8,)}).named_parameters()
-    assert any(not {"v", "a"} & set(name.split(".")) for name, _ in weights)
     assert picks_of(head, "auto") == {"v": "p", "a": "p"}
-    with pytest.raises(ConfigError, match=r"An epoch for each task .* fusion .* temporal .* they share layers"):
+    with pytest.raises(ConfigError, match=r"An epoch for each task .* fusion .* framework .* they cannot"):
         picks_of(head, "each")
+    with pytest.raises(ConfigError, match="cannot be separated"):
+        HeadModel(head, {"mae": (8,), "au": (8,)}).separated()
 
 
 @pytest.mark.parametrize(

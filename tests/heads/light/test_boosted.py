@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from lightgbm import LGBMRegressor
 
 from heads.light.boosted import BoostedClassifier, BoostedRegressor
-from heads.light.boosting import LEAST_ROUNDS, BinnedRows, boost_units
-from heads.light.config import LightConfig
+from heads.light.boosting import LEAST_ROUNDS, BinnedRows, boost_units, boost_values
+from heads.light.config import SMALL_ROWS, LightConfig
 from heads.light.holdout import hold_out
 
 RNG = np.random.default_rng(0)
@@ -72,19 +75,38 @@ def test_the_fold_decides_when_to_stop_and_is_not_learned_from() -> None:
 
 
 def test_refit_takes_all_rows_and_no_fewer_rounds_than_the_least() -> None:
-    plain = units(early_stopping_rounds=5).fit(X, CLASSES, groups=GROUPS)
-    again = units(early_stopping_rounds=5, refit=True).fit(X, CLASSES, groups=GROUPS)
-    assert plain.best_iteration_ < 30 < LEAST_ROUNDS  # type: ignore[operator]
-    assert again.best_iteration_ == 30  # at most as many as are asked for
-    rounds = BoostedClassifier(
-        n_estimators=30,
-        min_leaf_rows=5,
-        random_state=3,
-        early_stopping_rounds=0,
-    )
-    fixed = rounds.fit(X, CLASSES, groups=GROUPS)
+    rng = np.random.default_rng(1)
+    noisy = np.where(rng.random(240) < 0.3, rng.permutation(CLASSES), CLASSES)
+    asked = {"n_estimators": 60, "min_leaf_rows": 5, "random_state": 3}
+    plain = BoostedClassifier(**asked, early_stopping_rounds=5).fit(X, noisy, groups=GROUPS)
+    again = BoostedClassifier(**asked, early_stopping_rounds=5, refit=True).fit(X, noisy, groups=GROUPS)
+    assert plain.best_iteration_ < 60 < LEAST_ROUNDS  # type: ignore[operator]
+    assert again.best_iteration_ == 60  # at most as many as are asked for
+    fixed = BoostedClassifier(**asked, early_stopping_rounds=0).fit(X, noisy, groups=GROUPS)
     np.testing.assert_array_equal(again.predict_proba(X), fixed.predict_proba(X))
     assert (plain.predict_proba(X) != again.predict_proba(X)).any()
+
+
+def test_trees_of_small_data_are_those_of_lightgbm_itself() -> None:
+    rows = np.arange(240)
+    config = LightConfig(estimator="lightgbm", early_stopping_rounds=0, n_estimators=100, seed=0)
+    ours = boost_values(BinnedRows(X), rows, np.tanh(X[:, 0] + X[:, 1]), np.ones(240), GROUPS, config)
+    theirs = LGBMRegressor(random_state=0, verbose=-1, deterministic=True, force_row_wise=True)
+    expected = theirs.fit(X, np.tanh(X[:, 0] + X[:, 1])).predict(X)
+    np.testing.assert_allclose(ours.trees.outputs(X)[:, 0], expected, atol=1e-6)
+
+
+def test_trees_of_large_data_are_cheaper() -> None:
+    names = ("num_leaves", "min_data_in_leaf", "feature_fraction", "max_bin")
+    config = LightConfig(estimator="lightgbm")
+    large = BinnedRows(np.random.default_rng(1).normal(size=(SMALL_ROWS + 1, 128)).astype(np.float32))
+    settings = large.settings(config, SMALL_ROWS + 1)
+    assert [settings[name] for name in names] == [15, 50, 0.5, 63]
+    few = large.settings(config, SMALL_ROWS)  # a unit that few of the rows have a label of; the bins are of all
+    assert [few[name] for name in names] == [31, 20, 1.0, 63]
+    asked = replace(config, n_leaves=7, min_leaf_rows=3, tree_columns=32)
+    settings = large.settings(asked, 100)
+    assert [settings[name] for name in names] == [7, 3, 0.25, 63]
 
 
 def test_balance_lifts_the_rare() -> None:

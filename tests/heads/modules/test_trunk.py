@@ -57,7 +57,7 @@ def test_parts_follow_each_other() -> None:
 
 
 def test_in_training_the_temporal_module_reads_dropped_inputs_and_the_skip_does_not() -> None:
-    config = replace(BOTH, fusion_dropout=0.0, input_dropout=0.9)
+    config = replace(BOTH, fusion_dropout=0.0, input_dropout=0.9, state_dropout=0.0)
     trunk, embeddings = make(config), embeddings_of(config)
     whole = trunk(embeddings)
     dropped = trunk.train()(embeddings)
@@ -67,6 +67,23 @@ def test_in_training_the_temporal_module_reads_dropped_inputs_and_the_skip_does_
     assert torch.equal(kept(embeddings), whole)
     single = make(replace(config, temporal="none")).train()  # there is no temporal module to mislead
     assert torch.equal(single(embeddings), single.eval()(embeddings))
+
+
+def test_in_training_the_outputs_do_not_see_the_state_of_some_rows() -> None:
+    config = replace(BOTH, fusion_dropout=0.0, input_dropout=0.0, state_dropout=0.3)
+    trunk, embeddings = make(config), embeddings_of(config, n_windows=300)
+    whole = trunk(embeddings)
+    seen = trunk.train()(embeddings)
+    assert torch.equal(seen[..., 12:], whole[..., 12:])
+    is_hidden = (seen[..., :12] == 0).all(dim=-1)
+    assert torch.equal(seen[~is_hidden], whole[~is_hidden])  # nothing is scaled, and the temporal module reads on
+    assert is_hidden.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    per_window = is_hidden.sum(dim=1)
+    assert per_window.min() < per_window.max()
+    for whole_state in (replace(config, state_dropout=0.0), replace(config, skip=False)):
+        kept = make(whole_state)
+        expected = kept(embeddings)
+        assert torch.equal(kept.train()(embeddings), expected)
 
 
 def test_padding_changes_nothing() -> None:

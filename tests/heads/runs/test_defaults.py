@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featurestore.frames import FrameTable
 from heads.calibration.config import PostConfig
 from heads.features.featureset import FeatureSet
-from heads.light.config import LightConfig
+from heads.light.config import LAYERED, LightConfig
 from heads.modules.config import HeadConfig
 from heads.runs import defaults
 from heads.runs.defaults import DEFAULT_FOLDS, LEAST_CLIPS, default_judging
@@ -49,7 +49,11 @@ def test_a_light_head_gets_thresholds_out_of_fold(build: Callable[..., FeatureSe
     assert (judging.calibrate_on, judging.select_on_folds, judging.probe) == ("train", False, True)
 
 
-@pytest.mark.parametrize("config", [HeadConfig(), replace(LIGHT, joint=("expr", "v"))], ids=["neural", "without units"])
+@pytest.mark.parametrize(
+    "config",
+    [HeadConfig(), *(replace(LIGHT, estimator=name) for name in LAYERED), replace(LIGHT, joint=("expr", "v"))],
+    ids=["neural", *LAYERED, "without units"],
+)
 def test_nothing_is_calibrated_of_other_heads(
     build: Callable[..., FeatureSet], config: HeadConfig | LightConfig
 ) -> None:

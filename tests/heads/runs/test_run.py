@@ -24,6 +24,8 @@ from featurestore.labels import AU_COLUMNS
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import FittedHead, fit
+from heads.fitting.parallel import FitJob, fit_many
+from heads.fitting.predict import predict
 from heads.modules.config import HeadConfig
 from heads.runs.place import prepare_folder
 from heads.runs.record import read_record, run_name
@@ -50,12 +52,17 @@ def test_names() -> None:
 
 
 def test_records_of_earlier_versions_are_read_as_they_were_fitted(tmp_path: Path, features: FeatureSet) -> None:
-    head = HeadConfig(seq=8, temporal_width=0, skip=False, input_dropout=0.0)
+    head = HeadConfig(seq=8, temporal_width=0, skip=False, input_dropout=0.0, state_dropout=0.0)
     run = Run.from_fit(fit(features, head, FitConfig(epochs=1)), features)
     run.save(tmp_path / "run")
     config = tmp_path / "run" / "config.json"
     record = json.loads(config.read_text())
-    for name in ("skip", "input_dropout", "temporal_width"):  # not written before these settings were there
+    for name in (
+        "skip",
+        "input_dropout",
+        "state_dropout",
+        "temporal_width",
+    ):  # not written before these settings were there
         del record["head"][name]
     del record["epochs"]
     config.write_text(json.dumps(record))
@@ -90,6 +97,23 @@ def test_save_and_load_give_the_same_predictions(
     assert loaded.evaluate(features).as_dict() == fitted.scores.as_dict()
     assert loaded.predict(features, split="test").rows.tolist() == features.frames.rows("test").tolist()
     assert (folder / "curve.png").stat().st_size > 10_000
+
+
+def test_tasks_that_kept_epochs_of_their_own_are_read_as_they_were_saved(tmp_path: Path, features: FeatureSet) -> None:
+    training = FitConfig(epochs=12, batch_frames=32, learning_rate=0.1)
+    fitted = fit(features, HEAD, training)
+    assert len(set(fitted.epochs.values())) > 1
+    run = Run.from_fit(fitted, features)
+    run.save(tmp_path / "run")
+    loaded = Run.load(tmp_path / "run")
+    assert loaded.head == HEAD.resolved()
+    assert loaded.record.epochs == fitted.epochs
+    results = fit_many(features, [FitJob(name="a", head=HEAD, training=training, keep_weights=True)])
+    sent = predict(results[0].fitted(features.device).model, features)
+    again = loaded.predict(features)
+    for task in HEAD.joint:
+        assert np.array_equal(again.of(task), fitted.predictions.of(task))
+        assert np.array_equal(sent.of(task), fitted.predictions.of(task))
 
 
 def test_config_and_metrics_say_where_the_run_comes_from(tmp_path: Path, run: Run, features: FeatureSet) -> None:
