@@ -44,7 +44,7 @@ class FittedHead:
     shapes
         Encoder -> row shape of its embeddings.
     epochs
-        Task -> the epoch that was kept of it, from 1: one for all, unless each was to have its own (see `picks_of`).
+        Task -> the epoch that was kept of it, from 1 (see `picks_of`). Where they differ, `model` is separated.
     selected_on
         What picked it: ``"val"`` or a fold, and the score there is optimistic; ``"last"`` if nothing did.
     scores
@@ -76,7 +76,7 @@ class FittedHead:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were fitted."""
+        """How many fitted numbers the model holds."""
         return self.model.n_parameters()
 
 

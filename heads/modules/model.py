@@ -152,13 +152,13 @@ class HeadModel(nn.Module):
         Raises
         ------
         ConfigError
-            If there is not one such trunk: with ``per-task``, ``task-queries`` and fusion ``late``.
+            If there is not one such trunk: with ``per-task``, ``task-queries`` and fusion ``late``, and once `separated`.
         """
         if isinstance(self.framework, ShareEncoder | ShareBottom):
             return self.framework.trunk
         raise ConfigError(
-            f"This head has no trunk that all tasks share: its framework is {self.config.framework!r} and its fusion "
-            f"{self.config.fusion!r}. Look at `framework` instead."
+            f"This head has no trunk that all tasks share: its framework is {self.config.framework!r}, its fusion "
+            f"{self.config.fusion!r}, and it is held as {type(self.framework).__name__}. Look at `framework` instead."
         )
 
     @property
@@ -229,7 +229,7 @@ class HeadModel(nn.Module):
         return model.eval()
 
     def n_parameters(self) -> int:
-        """How many numbers are fitted."""
+        """How many fitted numbers it holds; of a `separated` head those of every copy."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 

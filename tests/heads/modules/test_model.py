@@ -188,8 +188,28 @@ def test_a_head_without_a_state_says_so() -> None:
 
 @pytest.mark.parametrize("name", ["per-task", "late", "task-queries"])
 def test_heads_without_one_shared_trunk_say_so(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"no trunk that all tasks share: its framework is '.*' and its fusion '.*'"):
+    with pytest.raises(ConfigError, match=r"no trunk that all tasks share: its framework is '.*', its fusion '.*', and"):
         _ = model_of(FRAMEWORKS[name]).fusion
+
+
+def test_a_separated_head_puts_out_the_same() -> None:
+    head = replace(FRAMEWORKS["share-encoder"], skip=True)
+    model = model_of(head).eval()
+    given, apart = inputs_of(head), model.separated()
+    before, expected = model(given), model.step(given, None)[0]
+    for found in (apart(given), apart.step(given, None)[0]):
+        assert list(found) == list(expected)
+    for task in head.joint:
+        assert torch.equal(apart(given)[task], before[task])
+        assert torch.equal(apart.step(given, None)[0][task], expected[task])
+    with pytest.raises(ConfigError, match="it is held as PerTask"):
+        _ = apart.trunk
+    with torch.no_grad():  # nothing is shared any more
+        for name, parameter in apart.named_parameters():
+            if name.startswith("framework.heads.au."):
+                parameter.zero_()
+    assert torch.equal(apart(given)["v"], before["v"])
+    assert torch.equal(model(given)["au"], before["au"])
 
 
 def test_prepare_counts_the_rows_that_are_given_and_no_others(features: FeatureSet) -> None:
