@@ -72,7 +72,7 @@ class Case:
         return options.pick(full=self, quick=quick, smoke=replace(self, n_rows=VIDEO_ROWS, head=narrow))
 
 
-PLAIN = HeadConfig(normalise=False, hidden=(), skip=False, input_dropout=0.0)
+PLAIN = HeadConfig(normalise=False, hidden=(), skip=False, input_dropout=0.0, temporal_dropout=0.0, temporal_width=0)
 """The ABAW7 winner's parts alone, which every version of this benchmark has measured."""
 
 CASES = (

@@ -156,8 +156,8 @@ def fit_heads(
     task: Annotated[
         str,
         typer.Option(
-            help="Which score picks the epoch: p, au, expr, v, a; each (an epoch a task, where tasks share nothing).",
-            show_default="each where tasks share nothing, else p",
+            help="Which score picks the epoch: p, au, expr, v, a, or each: one a task, with a copy of what is shared.",
+            show_default="each where tasks can be separated, else p",
             rich_help_panel=_JUDGE,
         ),
     ] = "auto",

@@ -1,5 +1,6 @@
 """The loss curve of a fit as a figure: training loss at the left, val scores at the right."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ _INK: Final = "#222222"
 _PALE: Final = "#888888"
 
 
-def draw_curve(table: pl.DataFrame, path: Path, *, title: str) -> None:
+def draw_curve(table: pl.DataFrame, path: Path, *, title: str, epochs: Mapping[str, int]) -> None:
     """Draw what `curve_table` made into a PNG.
 
     Parameters
@@ -28,35 +29,55 @@ def draw_curve(table: pl.DataFrame, path: Path, *, title: str) -> None:
         The file.
     title
         The run's name.
+    epochs
+        Task -> the epoch that was kept of it: one line for all, or a ring on each task's curves.
     """
     # Not through pyplot: its figures are global, and its backend may want a display.
     figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
     looked = any(task.part in table.columns for task in TASKS.values())
-    best = int(table.filter("is_best")["epoch"].max())  # type: ignore[arg-type]
     _draw_losses(losses, table)
     _draw_scores(scores, table)
+    if len(set(epochs.values())) > 1:
+        for task, epoch in epochs.items():
+            _ring(losses, table, f"loss_{task}", epoch, _COLOURS[task])
+            _ring(scores, table, TASKS[task].part, epoch, _COLOURS[task])
+        losses.set_title("training loss; rings: epochs kept", loc="left", fontsize=10, color=_INK)
+    else:
+        _mark(losses, scores, table, max(epochs.values()), "best on val" if looked else "kept")
     for axes in (losses, scores):
-        axes.axvline(best, color=_PALE, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
+    figure.suptitle(title, fontsize=11, color=_INK)
+    figure.savefig(path, dpi=130)
+
+
+def _mark(losses: Axes, scores: Axes, table: pl.DataFrame, epoch: int, what: str) -> None:
+    """A line at the epoch that was kept, and what it is."""
+    for axes in (losses, scores):
+        axes.axvline(epoch, color=_PALE, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    is_late = epoch > table.height / 2
     losses.annotate(
-        f"best on val: epoch {best}" if looked else f"kept: epoch {best}",
-        (best, 1),
+        f"{what}: epoch {epoch}",
+        (epoch, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(-4 if best > table.height / 2 else 4, -2),
+        xytext=(-4 if is_late else 4, -2),
         textcoords="offset points",
-        ha="right" if best > table.height / 2 else "left",
+        ha="right" if is_late else "left",
         va="top",
         fontsize=8,
         color=_PALE,
     )
-    figure.suptitle(title, fontsize=11, color=_INK)
-    figure.savefig(path, dpi=130)
+
+
+def _ring(axes: Axes, table: pl.DataFrame, column: str, epoch: int, colour: str) -> None:
+    """A ring on a curve, if the table has it."""
+    if column in table.columns:
+        axes.plot([epoch], [table[column][epoch - 1]], marker="o", ms=9, mfc="none", mec=colour, mew=1.6)
 
 
 def _draw_losses(axes: Axes, table: pl.DataFrame) -> None:

@@ -25,9 +25,9 @@ class EpochReport:
     scores
         Part -> score, after the epoch, on what the fit is judged by; empty where nothing is looked at.
     selected
-        The score that picks the epoch; NaN where nothing is looked at.
+        The score that picks the epoch, P where each task has its own; NaN where nothing is looked at.
     is_best
-        Whether it is the best so far; where nothing is looked at, whether it is the last.
+        Whether it is the best so far, of any task that has its own; where nothing is looked at, whether it is the last.
     seconds
         Of the epoch, scoring included.
     """

@@ -36,7 +36,7 @@ class FittedHead:
     Attributes
     ----------
     model
-        With the kept epoch's weights, in evaluation mode.
+        With the weights of the epochs kept, in evaluation mode.
     head, training
         What was asked for.
     schedule
@@ -53,6 +53,8 @@ class FittedHead:
         Of those rows.
     curve
         Every epoch.
+    n_parameters
+        How many numbers were fitted; a separated `model` holds more.
     seconds
         Of the whole fit.
     """
@@ -67,17 +69,13 @@ class FittedHead:
     scores: Scores
     predictions: Predictions
     curve: tuple[EpochReport, ...]
+    n_parameters: int
     seconds: float
 
     @property
     def epoch(self) -> int:
         """The last one that was kept of a task."""
         return max(self.epochs.values())
-
-    @property
-    def n_parameters(self) -> int:
-        """How many fitted numbers the model holds."""
-        return self.model.n_parameters()
 
 
 def fit(
@@ -256,6 +254,7 @@ class _Kept:
             scores=score_rows(features, predictions),
             predictions=predictions,
             curve=tuple(self.curve),
+            n_parameters=model.n_parameters(),
             seconds=seconds,
         )
 

@@ -140,6 +140,7 @@ class FitResult:
             scores=self.scores,
             predictions=self.predictions,
             curve=self.curve,
+            n_parameters=self.n_parameters,
             seconds=self.seconds,
         )
 

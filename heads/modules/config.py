@@ -82,8 +82,9 @@ class HeadConfig:
         Whether the outputs read the fused embedding beside the temporal module's state: expressions and action units
         are mostly seen in the frame itself. Without a temporal module it changes nothing.
     state_dropout
-        With `skip`, the share of rows whose whole state the outputs do not see in training: they learn what the frame
-        alone says, and rely less on what a recurrent network knows of small data by heart.
+        With `skip`, the share of rows whose whole state is hidden in training from what reads the trunk (the outputs; a
+        task's own layers in ``share-bottom``): they learn what the frame alone says, and rely less on what a recurrent
+        network knows of small data by heart.
     stateful
         Whether the state goes on, detached, from a video's segment to its next one (`STATEFUL` modules).
     framework

@@ -152,13 +152,14 @@ class HeadModel(nn.Module):
         Raises
         ------
         ConfigError
-            If there is not one such trunk: with ``per-task``, ``task-queries`` and fusion ``late``, and once `separated`.
+            If there is not one such trunk: with ``per-task``, ``task-queries``, fusion ``late``, and when `separated`.
         """
         if isinstance(self.framework, ShareEncoder | ShareBottom):
             return self.framework.trunk
         raise ConfigError(
-            f"This head has no trunk that all tasks share: its framework is {self.config.framework!r}, its fusion "
-            f"{self.config.fusion!r}, and it is held as {type(self.framework).__name__}. Look at `framework` instead."
+            f"This head has no trunk that all tasks share: its framework is {self.config.framework!r} and its fusion "
+            f"{self.config.fusion!r}, held as {type(self.framework).__name__}. Look at `framework` instead; or select by "
+            "'p', since tasks with epochs of their own have a trunk each."
         )
 
     @property
@@ -197,6 +198,11 @@ class HeadModel(nn.Module):
         ----------
         states
             Joined task -> a state of this module.
+
+        Raises
+        ------
+        ConfigError
+            As `separated`.
         """
         first = states[self.config.joint[0]]
         taken = dict(first)

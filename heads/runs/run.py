@@ -2,7 +2,7 @@
 
     runs/<name>/
         config.json           head, training, judging, provenance of its encoders, versions
-        head.safetensors      a neural head's weights, of the epoch kept
+        head.safetensors      a neural head's weights, of the epochs kept
         light/                a light head's numbers (see heads/light/model.py)
         calibration.json      its post-processing, if any was calibrated
         metrics.json          scores on val (see `Scores.as_dict`), and what they are of
@@ -220,7 +220,8 @@ class Run:
             with replace_file(folder / CURVE_FILE) as partial:
                 self.curve.write_csv(partial)
             with replace_file(folder / FIGURE_FILE) as partial:
-                draw_curve(self.curve, partial, title=self.name)
+                kept = self.record.epochs or dict.fromkeys(self.head.joint, self.record.epoch or 1)
+                draw_curve(self.curve, partial, title=self.name, epochs=kept)
 
     @classmethod
     def load(cls, directory: Path) -> "Run":

@@ -1,12 +1,10 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from lightgbm import LGBMRegressor
 
 from heads.light.boosted import BoostedClassifier, BoostedRegressor
-from heads.light.boosting import LEAST_ROUNDS, BinnedRows, boost_units, boost_values
-from heads.light.config import SMALL_ROWS, LightConfig
+from heads.light.boosting import LEAST_ROUNDS, BinnedRows, _settings, boost_units, boost_values
+from heads.light.config import LightConfig
 from heads.light.holdout import hold_out
 
 RNG = np.random.default_rng(0)
@@ -87,26 +85,17 @@ def test_refit_takes_all_rows_and_no_fewer_rounds_than_the_least() -> None:
     assert (plain.predict_proba(X) != again.predict_proba(X)).any()
 
 
-def test_trees_of_small_data_are_those_of_lightgbm_itself() -> None:
-    rows = np.arange(240)
+def test_trees_are_lightgbms_own() -> None:
+    y = np.tanh(X[:, 0] + X[:, 1])
     config = LightConfig(estimator="lightgbm", early_stopping_rounds=0, n_estimators=100, seed=0)
-    ours = boost_values(BinnedRows(X), rows, np.tanh(X[:, 0] + X[:, 1]), np.ones(240), GROUPS, config)
-    theirs = LGBMRegressor(random_state=0, verbose=-1, deterministic=True, force_row_wise=True)
-    expected = theirs.fit(X, np.tanh(X[:, 0] + X[:, 1])).predict(X)
-    np.testing.assert_allclose(ours.trees.outputs(X)[:, 0], expected, atol=1e-6)
-
-
-def test_trees_of_large_data_are_cheaper() -> None:
-    names = ("num_leaves", "min_data_in_leaf", "feature_fraction", "max_bin")
-    config = LightConfig(estimator="lightgbm")
-    large = BinnedRows(np.random.default_rng(1).normal(size=(SMALL_ROWS + 1, 128)).astype(np.float32))
-    settings = large.settings(config, SMALL_ROWS + 1)
-    assert [settings[name] for name in names] == [15, 50, 0.5, 63]
-    few = large.settings(config, SMALL_ROWS)  # a unit that few of the rows have a label of; the bins are of all
-    assert [few[name] for name in names] == [31, 20, 1.0, 63]
-    asked = replace(config, n_leaves=7, min_leaf_rows=3, tree_columns=32)
-    settings = large.settings(asked, 100)
-    assert [settings[name] for name in names] == [7, 3, 0.25, 63]
+    ours = boost_values(BinnedRows(X), np.arange(240), y, np.ones(240), GROUPS, config)
+    theirs = LGBMRegressor(  # of 240 rows a leaf has 20 at least, which is LightGBM's default
+        num_leaves=15, max_bin=63, random_state=0, verbose=-1, deterministic=True, force_row_wise=True
+    )
+    np.testing.assert_allclose(ours.trees.outputs(X)[:, 0], theirs.fit(X, y).predict(X), atol=1e-6)
+    several = [LightConfig(estimator="lightgbm", min_leaf_rows=rows) for rows in (None, 7)]
+    least = [[_settings(each, 6, n)["min_data_in_leaf"] for n in (200, 1200, 9000)] for each in several]
+    assert least == [[20, 30, 50], [7, 7, 7]]
 
 
 def test_balance_lifts_the_rare() -> None:
