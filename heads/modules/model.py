@@ -158,8 +158,8 @@ class HeadModel(nn.Module):
             return self.framework.trunk
         raise ConfigError(
             f"This head has no trunk that all tasks share: its framework is {self.config.framework!r} and its fusion "
-            f"{self.config.fusion!r}, held as {type(self.framework).__name__}. Look at `framework` instead; or select by "
-            "'p', since tasks with epochs of their own have a trunk each."
+            f"{self.config.fusion!r}, held as {type(self.framework).__name__}. Look at `framework` instead; or select "
+            "by 'p', since tasks with epochs of their own have a trunk each."
         )
 
     @property
