@@ -32,6 +32,7 @@ from heads.ablation.tables import plan
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import score_rows
+from heads.fitting.parallel import FitJob, fit_many, resolve_parallel
 from heads.modules.config import HeadConfig
 from heads.runs.defaults import default_judging
 from heads.runs.making import make
@@ -73,7 +74,7 @@ def finetuning(task: str, seed: int) -> FinetuneConfig:
     first = PARENTS[task] == "mae"
     return FinetuneConfig(
         tasks=(task,),
-        epochs=7 if first else 2,
+        epochs=5 if first else 2,
         warmup_epochs=0.5,
         batch=32,
         clip=1,
@@ -243,11 +244,7 @@ def _extract(workspace: Workspace, store: FeatureStore, data: Path, narrator: Na
 
 def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrator) -> list[Standing]:
     narrator.step("Fit heads on the cached embeddings", f"abaw fit-heads --fuse au,expr,v,a --seq {WINDOW}")
-    standings = [
-        _one_model_a_task("single frame", features, seed, fused=False, seq=1),
-        _one_model_a_task("fused", features, seed, fused=True, seq=1),
-        _one_model_a_task("temporal", features, seed, fused=False, seq=WINDOW),
-    ]
+    standings = _one_model_a_task(features, FitConfig(seed=seed))
     joint = HeadConfig(encoder="mae", fuse=tuple(TASKS), seq=WINDOW)
     truth = HeadConfig(encoder="truth", seq=WINDOW)
     for label, head in (("joint", joint), ("truth, the ceiling", truth)):
@@ -260,24 +257,28 @@ def _fit(workspace: Workspace, features: FeatureSet, seed: int, narrator: Narrat
     return standings
 
 
-def _one_model_a_task(label: str, features: FeatureSet, seed: int, *, fused: bool, seq: int) -> Standing:
+def _one_model_a_task(features: FeatureSet, training: FitConfig) -> list[Standing]:
     """The winner's way: a model for each task on its own encoder; their predictions together are scored as one."""
-    predictions: dict[str, Predictions] = {}
-    for task in TASKS:
-        others = tuple(name for name in TASKS if name != task) if fused else ()
-        temporal = "lstm" if seq > 1 else "none"
-        head = HeadConfig(encoder=task, fuse=others, joint=(task,), temporal=temporal, seq=seq)
-        training, judging = FitConfig(seed=seed), default_judging(features, head)[0]
-        predictions[task] = make(features, head, training, replace(judging, probe=False)).predictions
-    together = Predictions(
-        rows=predictions["v"].rows,
-        valence=predictions["v"].valence,
-        arousal=predictions["a"].arousal,
-        expression=predictions["expr"].expression,
-        action_units=predictions["au"].action_units,
-        thresholds=predictions["au"].thresholds,
-    )
-    return Standing(label, score_rows(features, together), len(TASKS), fit_command(head, training))
+    ways = {"single frame": (False, 1), "fused": (True, 1), "temporal": (False, WINDOW)}
+    heads = {
+        (label, task): HeadConfig(
+            encoder=task,
+            fuse=tuple(name for name in TASKS if fused and name != task),
+            joint=(task,),
+            temporal="none" if seq == 1 else "lstm",
+            seq=seq,
+        )
+        for label, (fused, seq) in ways.items()
+        for task in TASKS
+    }
+    jobs = [FitJob(name=" ".join(key), head=head, training=training) for key, head in heads.items()]
+    results = dict(zip(heads, fit_many(features, jobs, parallel=resolve_parallel("auto", features)), strict=True))
+    standings = []
+    for label in ways:
+        predictions = Predictions.together({task: results[label, task].predictions for task in TASKS})
+        last = heads[label, list(TASKS)[-1]]
+        standings.append(Standing(label, score_rows(features, predictions), len(TASKS), fit_command(last, training)))
+    return standings
 
 
 def fit_command(head: HeadConfig, training: FitConfig) -> str:
