@@ -74,7 +74,7 @@ def finetuning(task: str, seed: int) -> FinetuneConfig:
     first = PARENTS[task] == "mae"
     return FinetuneConfig(
         tasks=(task,),
-        epochs=5 if first else 2,
+        epochs=6 if first else 2,
         warmup_epochs=0.5,
         batch=32,
         clip=1,
