@@ -27,9 +27,7 @@ def test_the_demo_runs_to_its_end_and_keeps_what_is_there(
     monkeypatch.setattr(demo, "finetuning", lambda task, seed: whole(task, seed).model_copy(update={"epochs": 1}))
     monkeypatch.setattr(demo, "FitConfig", partial(demo.FitConfig, epochs=1))
     monkeypatch.setattr(demo, "ABLATION", replace(demo.ABLATION, epochs=1))
-    frames = 16
-    synth = demo.SynthConfig
-    monkeypatch.setattr(demo, "SynthConfig", lambda **options: synth(frames_per_video=frames, **options))
+    monkeypatch.setattr(demo, "FRAMES", 16)
 
     root = tmp_path / "demo"
     demo.run_demo(root, videos=6, seed=7)
