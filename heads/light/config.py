@@ -91,7 +91,7 @@ class LightConfig:
         Share of the train rows, in whole videos, that are held out for it.
     refit
         Whether trees and layers are then fitted anew on all train rows, for as many rounds as were best; trees for 100
-        at least, layers of action units and expressions for 1,000 steps, as far as `n_estimators` and `epochs` allow.
+        at least, layers for 1,000 steps (of valence and arousal 500), as far as `n_estimators` and `epochs` allow.
     seed
         Of everything that is drawn. The same seed gives the same bits on the same machine.
 

@@ -14,7 +14,7 @@ from heads.arrays import Float64Array, IntArray
 from heads.losses.masked import concordance_loss
 
 from .config import LightConfig
-from .gradient import LEAST_STEPS, Descended, fit_layers
+from .gradient import LEAST_STEPS, LEAST_VALUE_STEPS, Descended, fit_layers
 from .numbers import constant_logit
 
 
@@ -83,5 +83,5 @@ def descend_values(X: Tensor, rows: IntArray, values: Float64Array, groups: IntA
             return functional.mse_loss(output, wanted)
         return concordance_loss(output, wanted, torch.ones_like(wanted, dtype=torch.bool))
 
-    fitted = fit_layers(X, rows, loss, np.zeros(1), groups, config)
+    fitted = fit_layers(X, rows, loss, np.zeros(1), groups, config, least_steps=LEAST_VALUE_STEPS)
     return Descended(fitted.layers.scaled(deviation, mean), fitted.epoch)

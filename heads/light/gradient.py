@@ -28,7 +28,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 LEAST_STEPS: Final = 1000
 """Of units and classes, fitted anew on all rows: F1 goes on to grow after the loss on a few dozen held-out rows has
-begun to rise, and where a fold is small, early stopping may end after a few epochs."""
+begun to rise."""
+LEAST_VALUE_STEPS: Final = 500
+"""Of values. A held-out fold of two videos may be best after the first epoch, by chance."""
 _BLOCK_ROWS: Final = 65536
 
 
