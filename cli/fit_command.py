@@ -171,7 +171,7 @@ def fit_heads(
         str | None,
         typer.Option(
             help="Post-processing: smooth, thresholds, class-bias, rescale; or none.",
-            show_default="thresholds,class-bias, where folds are quick",
+            show_default="thresholds of solved and boosted light heads, else none",
             rich_help_panel=_JUDGE,
         ),
     ] = None,
