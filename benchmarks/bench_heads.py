@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from featurestore.store import FeatureStore
+from heads.ablation.tables import plain
 from heads.features.featureset import FeatureSet
 from heads.features.targets import Targets
 from heads.fitting.config import FitConfig
@@ -72,7 +73,7 @@ class Case:
         return options.pick(full=self, quick=quick, smoke=replace(self, n_rows=VIDEO_ROWS, head=narrow))
 
 
-PLAIN = HeadConfig(normalise=False, hidden=(), skip=False, input_dropout=0.0, temporal_dropout=0.0, temporal_width=0)
+PLAIN = replace(plain(HeadConfig()), normalise=False)
 """The ABAW7 winner's parts alone, which every version of this benchmark has measured."""
 
 CASES = (

@@ -194,15 +194,10 @@ def picks_of(head: HeadConfig, select: str) -> dict[str, str]:
         select = "each" if head.separable else "p"
     if select == "each":
         if not head.separable:
-            is_late = head.fusion == "late"
+            cause = "fusion 'late'" if head.fusion == "late" else f"framework {head.framework!r}"
             raise ConfigError(
                 "An epoch for each task (select 'each') needs a head whose tasks can be separated; they cannot with "
-                + (
-                    "fusion 'late'. Choose another fusion"
-                    if is_late
-                    else f"framework {head.framework!r}. Choose another"
-                )
-                + ", framework 'per-task', or select by 'p' or one task."
+                f"{cause}. Choose another, or framework 'per-task', or select by 'p' or one task."
             )
         return {task: task for task in head.joint}
     if select != "p" and select not in head.joint:

@@ -27,10 +27,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (B, n_outputs), numbers of their rows (B,)) -> their loss, a scalar."""
 
 LEAST_STEPS: Final = 1000
-"""Of units and classes, fitted anew on all rows: F1 goes on to grow after the loss on a few dozen held-out rows has
-begun to rise."""
+"""Minimum number of steps of the refit on all rows, for units and classes: F1 keeps increasing after the loss on a few
+dozen held-out rows has begun to increase."""
 LEAST_VALUE_STEPS: Final = 500
-"""Of values. A held-out fold of two videos may be best after the first epoch, by chance."""
+"""The same minimum for values: on a held-out fold of two videos the first epoch can be the best by chance."""
 _BLOCK_ROWS: Final = 65536
 
 

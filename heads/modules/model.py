@@ -235,7 +235,7 @@ class HeadModel(nn.Module):
         return model.eval()
 
     def n_parameters(self) -> int:
-        """How many fitted numbers it holds; of a `separated` head those of every copy."""
+        """Number of parameters; every copy of the shared layers counts in a `separated` head."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 

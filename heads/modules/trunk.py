@@ -109,7 +109,7 @@ class Trunk(nn.Module):
         return dropped
 
     def _beside(self, states: Tensor, fused: Tensor) -> Tensor:
-        """What the outputs read: the states, with `skip` beside the fused embedding and in training of some rows."""
+        """Input of the outputs: the states; with `skip` the fused embedding too, and training hides some states."""
         if not self._skips:
             return states
         if self.training and self._state_dropout:

@@ -64,7 +64,7 @@ def test_the_best_epoch_is_kept() -> None:
 
 
 def test_layers_are_refitted_for_no_fewer_steps_than_the_least() -> None:
-    noise = RNG.random(240) > 0.5  # the first epochs are the best on the fold
+    noise = np.random.default_rng(4).random(240) > 0.5  # the first epochs are the best on the fold
     asked = {"learning_rate": 0.05, "hidden": (64,), "batch_rows": 24, "random_state": 1, "refit": True}
     fitted = ProbeClassifier(**asked).fit(X, noise, groups=GROUPS)  # type: ignore[arg-type]
     assert fitted.best_iteration_ == 100  # of 10 steps
