@@ -70,7 +70,7 @@ def main() -> None:
 
 def measure(name: str, ours: "Worker", other: "Worker", options: Options) -> list[Measure]:
     """One kind of work: what the setting costs on a quiet machine, and what busy processes then cost."""
-    rounds = options.pick(full=9, quick=3, smoke=1)
+    rounds = options.pick(full=9, quick=9, smoke=1)
     ours_s: list[float] = []
     other_s: list[float] = []
     shared_s: list[float] = []

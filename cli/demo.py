@@ -55,7 +55,7 @@ VIT: Final = EncoderSpec(
 """A sixth of ViT-B's width and a third of its depth: what two CPU cores can train in minutes."""
 
 FRAMES: Final = 200
-"""Mean number of listed frames per video; the whole demo then takes 5 to 8 minutes on two cores."""
+"""Mean number of listed frames per video; the whole demo then takes 3 to 8 minutes on two cores."""
 
 PRETRAINING: Final = PretrainConfig(
     encoder=VIT,

@@ -221,7 +221,7 @@ def not_normalised(file: Path) -> str:
     return (
         f"{file} does not say how its images are normalised, as no ONNX file does. Add it with --mean and --std "
         "(ArcFace's networks: 0.5,0.5,0.5 both; most others: imagenet), or with the --preset that it is: "
-        f"abaw encoders add {file.stem} {file} --preset NAME"
+        f"abaw encoders add NAME {file} --preset PRESET"
     )
 
 
