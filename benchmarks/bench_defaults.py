@@ -25,7 +25,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from lightgbm import LGBMClassifier, LGBMRegressor
 from material import made_by
 from PIL import Image
 from report import Measure, Options, parse_options, report
@@ -111,6 +110,9 @@ SETS: Final = (
 GRIDDED: Final = ("pixels, images, 600", "encoder, videos, 600", "pixels, videos, 5,000")
 """Sets that the grid is fitted on: 24 fits take up to a quarter of an hour."""
 
+QUICK: Final = ("pixels, images, 600", "pixels, videos, 600")
+"""Sets of `--quick`, over fewer faces."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
@@ -127,18 +129,21 @@ def main() -> None:
     encoder, names, n_seeds = (_taken(name) for name in ("--encoder", "--sets", "--seeds"))
     options = parse_options(__doc__ or "")
     warnings.filterwarnings("ignore", module="sklearn")
-    most = options.pick(full=50_000, quick=600, smoke=200)
-    chosen = [each for each in SETS if each.n_rows <= most and (encoder or each.embedding != "encoder")]
-    if options.size == "smoke":
-        chosen = [replace(next(each for each in SETS if each.unlabelled), n_rows=60)]
+    chosen = options.pick(
+        full=[each for each in SETS if encoder or each.embedding != "encoder"],
+        quick=[each for each in SETS if each.name in QUICK],
+        smoke=[replace(next(each for each in SETS if each.unlabelled), n_rows=60)],
+    )
     if names:
         chosen = [each for each in chosen if any(part.strip() in each.name for part in names.split(";"))]
     seeds = range(1, 1 + int(n_seeds or options.pick(full=3, quick=1, smoke=1)))
     measures = []
     for is_large, some in groupby(chosen, key=lambda each: each.n_rows > KERNEL_ROWS):
         with tempfile.TemporaryDirectory() as folder:
-            # Of the largest set that there is, so that a part of the sets is measured on the same faces.
-            pool = render(Path(folder), 50_000 if is_large else 5000, encoder, small=options.size == "smoke")
+            # As many whichever sets are chosen, so that a part of the sets is measured on the same faces.
+            full = (431, 200) if is_large else (420, 40)
+            n_videos, per_video = options.pick(full=full, quick=(150, 40), smoke=(30, 6))
+            pool = render(Path(folder), encoder, n_videos=n_videos, per_video=per_video)
             for each in some:
                 features = embed(Path(folder), pool, each)
                 for measure in measure_set(each, features, seeds, options):
@@ -229,11 +234,8 @@ def fit_sklearn(
     return score_rows(features, Predictions(rows=rows).with_arrays(arrays)).points()
 
 
-def render(folder: Path, n_rows: int, encoder: str | None, *, small: bool) -> Pool:
-    """Rendered faces of enough people for so many train rows and a val split."""
-    per_video = 6 if small else max(40, n_rows // 250)
-    # Three fifths of the videos are train's.
-    n_videos = 30 if small else max(420, int(n_rows / per_video / 0.58))
+def render(folder: Path, encoder: str | None, *, n_videos: int, per_video: int) -> Pool:
+    """Rendered faces; three fifths of the videos are train's."""
     data = folder / "rendered"
     write_dataset(data, SynthConfig(videos=n_videos, seed=5, frames_per_video=per_video, workers=2))
     paths = dataset_paths(data)
@@ -336,8 +338,14 @@ def _logistic() -> LogisticRegression:
     return LogisticRegression(max_iter=1000)
 
 
+def _lightgbm(name: str) -> Any:
+    import lightgbm  # after `heads`: it loads the OpenMP that torch uses, which reads then how threads wait
+
+    return getattr(lightgbm, name)(verbose=-1)
+
+
 _NAMESAKES: Final[Mapping[str, tuple[Callable[[], Any], Callable[[], Any]]]] = {
-    "lightgbm": (lambda: LGBMClassifier(verbose=-1), lambda: LGBMRegressor(verbose=-1)),
+    "lightgbm": (lambda: _lightgbm("LGBMClassifier"), lambda: _lightgbm("LGBMRegressor")),
     "logistic": (_logistic, Ridge),
     "ridge": (RidgeClassifier, Ridge),
     "svm": (LinearSVC, LinearSVR),

@@ -5,7 +5,9 @@ thread spins in the time that the thread it waits for needs, and a fit takes fiv
 (docs/benchmarks.md, Contention). A short wait costs a quiet machine nothing that can be measured.
 
 OpenMP reads its settings once, when torch, scikit-learn or LightGBM load it. So this runs as `heads` or `extractor` is
-imported, before any of them, and changes nothing where torch is loaded already or the user has chosen.
+imported, before any of them, and changes nothing if torch is loaded already or the user has chosen. LightGBM loads the
+OpenMP that torch uses, so a script that imports either imports `heads` first: beside two fits, one of 5,000 rows took
+41 s with `heads` first and 188 s with `lightgbm` first.
 """
 
 import os

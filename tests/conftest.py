@@ -1,9 +1,13 @@
-"""A real S3 server on loopback, for all that can be kept in an object store."""
+"""A real S3 server on loopback, for all that can be kept in an object store; how threads wait in every test."""
 
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
+
+from heads.waiting import wait_briefly
+
+wait_briefly()  # before a test module imports torch
 
 
 @pytest.fixture(scope="session")

@@ -123,12 +123,12 @@ class _Solving:
 
     def units(self, rows: IntArray, units: Float64Array, weights: Float64Array, groups: IntArray) -> Fitted:
         from .linear import solve_units
-        from .penalty import best_f1
+        from .penalty import unit_f1
 
         def solve(places: IntArray, C: float) -> Layers:
             return solve_units(self._X, rows[places], units[places], weights[places], self._config, C)
 
-        return self._solved(rows, groups, solve, lambda places, outputs: best_f1(units[places], outputs))
+        return self._solved(rows, groups, solve, lambda places, outputs: unit_f1(units[places], outputs))
 
     def classes(self, rows: IntArray, classes: IntArray, weights: Float64Array, groups: IntArray) -> Fitted:
         from .linear import solve_classes

@@ -23,10 +23,10 @@ from heads.light.penalty import (
     GRID,
     MOST_ROWS,
     N_FOLDS,
-    best_f1,
     choose_penalty,
     concordance,
     macro_f1,
+    unit_f1,
 )
 
 Array = NDArray[np.float64]
@@ -43,19 +43,25 @@ def best_threshold_f1(labels: Array, values: Array) -> float:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 0.5))
-def test_best_f1_tries_every_threshold(n: int, seed: int, share: float, unlabelled: float) -> None:
+def test_unit_f1_is_that_of_the_best_threshold_and_of_0(n: int, seed: int, share: float, unlabelled: float) -> None:
     rng = np.random.default_rng(seed)
     units = (rng.random((n, 3)) < share).astype(np.float64)
     units[rng.random((n, 3)) < unlabelled] = np.nan
-    outputs = rng.permuted(np.arange(3.0 * n).reshape(3, n), axis=1).T  # no two alike
+    outputs = rng.permuted(np.arange(3.0 * n).reshape(3, n), axis=1).T - rng.integers(-1, 3 * n + 1)  # no two alike
     active = [unit for unit in range(3) if np.nansum(units[:, unit])]
-    expected = [best_threshold_f1(units[:, unit], outputs[:, unit]) for unit in active]
-    assert best_f1(units, outputs) == pytest.approx(np.mean(expected) if expected else 0.0)
+    best = [best_threshold_f1(units[:, unit], outputs[:, unit]) for unit in active]
+    labelled = [~np.isnan(units[:, unit]) for unit in active]
+    at_0 = [
+        f1_score(units[rows, unit].astype(int), outputs[rows, unit] > 0, zero_division=0)
+        for unit, rows in zip(active, labelled, strict=True)
+    ]
+    assert unit_f1(units, outputs) == pytest.approx((np.mean(best) + np.mean(at_0)) / 2 if active else 0.0)
 
 
-def test_best_f1_parts_no_rows_that_are_alike() -> None:
+def test_unit_f1_parts_no_rows_that_are_alike() -> None:
     labels = np.array([1.0, 1, 0, 0, 0, 0])
-    assert best_f1(labels[:, None], np.zeros((6, 1))) == pytest.approx(best_threshold_f1(labels, np.zeros(6)))
+    expected = (best_threshold_f1(labels, np.zeros(6)) + 0) / 2  # nothing is above 0
+    assert unit_f1(labels[:, None], np.zeros((6, 1))) == pytest.approx(expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -124,7 +130,8 @@ def test_units_have_the_penalty_of_a_brute_force(
     scores = []
     for C in GRID:
         outputs = [out_of_fold(ESTIMATORS[estimator](C), X, unit, groups) for unit in units.T]
-        scores.append(np.mean([best_threshold_f1(*pair) for pair in zip(units.T, outputs, strict=True)]))
+        pairs = list(zip(units.T, outputs, strict=True))
+        scores.append(np.mean([(best_threshold_f1(*pair) + f1_score(pair[0], pair[1] > 0)) / 2 for pair in pairs]))
     assert chosen(scores) == found.C
     whole = ESTIMATORS[estimator](found.C).fit(X, units[:, 1])  # type: ignore[attr-defined]
     assert isinstance(found.numbers, Layers)
