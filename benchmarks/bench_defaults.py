@@ -105,6 +105,7 @@ SETS: Final = (
     DataSet(embedding="encoder", videos=True, n_rows=600),
     DataSet(embedding="encoder", videos=True, n_rows=5000),
     DataSet(embedding="truth", videos=True, n_rows=50_000),
+    DataSet(embedding="pixels", videos=True, n_rows=50_000),
 )
 
 GRIDDED: Final = ("pixels, images, 600", "encoder, videos, 600", "pixels, videos, 5,000")

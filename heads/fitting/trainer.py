@@ -67,6 +67,7 @@ class Trainer:
         windows, counted = training_windows(model, features, training, parts)
         self._context = WindowContext(features, head, windows)
         self.schedule = self._planned(windows, counted) if schedule is None else schedule
+        model.set_hidden_dropout(head.dropout_for(self.schedule.n_rows))
         self._batch_windows = self.schedule.batch_windows
         self._reader = features.windows(
             head.encoders,

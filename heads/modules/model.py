@@ -20,7 +20,7 @@ from .frameworks import Framework, PerTask, ShareBottom, ShareEncoder
 from .fusion import Fusion
 from .inputs import fit_inputs
 from .late import LateFusion, member_configs
-from .outputs import in_range
+from .outputs import TaskOutput, in_range
 from .sequence import State, Temporal
 from .shapes import Shapes, read_widths
 from .taskblock import TaskQueries
@@ -124,6 +124,12 @@ class HeadModel(nn.Module):
             Which of these begin anew.
         """
         return tuple(each[:, lanes] * ~fresh[:, None] for each in state)
+
+    def set_hidden_dropout(self, rate: float) -> None:
+        """Replace the dropout of every task's hidden layers (see `HeadConfig.dropout_for`)."""
+        for part in self.modules():
+            if isinstance(part, TaskOutput):
+                part.set_dropout(rate)
 
     def prepare(self, features: FeatureSet, rows: IntArray) -> None:
         """Take what is counted rather than learned, before the first step: columns' means and the units' graph.

@@ -26,18 +26,25 @@ class TaskOutput(nn.Module):
     in_width
         H, columns of the state.
     config
-        `hidden_layers` and `hidden_dropout` are read.
+        `hidden_layers` and `hidden_dropout` are read; a fit on many rows sets another dropout.
     """
 
     def __init__(self, task: str, in_width: int, config: HeadConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Dropout(config.hidden_dropout)] if config.hidden_layers else []
+        dropout = config.dropout_for(0)
+        layers: list[nn.Module] = [nn.Dropout(dropout)] if config.hidden_layers else []
         width = in_width
         for each in config.hidden_layers:
-            layers += [nn.Linear(width, each), nn.ReLU(), nn.Dropout(config.hidden_dropout)]
+            layers += [nn.Linear(width, each), nn.ReLU(), nn.Dropout(dropout)]
             width = each
         self.layers = nn.Sequential(*layers)
         self.output = nn.Linear(width, task_named(task).n_outputs)
+
+    def set_dropout(self, rate: float) -> None:
+        """Replace the dropout of the hidden layers."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Dropout):
+                layer.p = rate
 
     @property
     def hidden_width(self) -> int:

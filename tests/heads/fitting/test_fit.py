@@ -20,12 +20,14 @@ from heads.fitting.config import FitConfig, picks_of
 from heads.fitting.epochs import EpochReport
 from heads.fitting.fit import FittedHead, fit, fit_each
 from heads.fitting.optimising import Optimizer
+from heads.fitting.parts import Parts
 from heads.fitting.predict import predict
 from heads.fitting.trainer import Trainer
 from heads.losses.config import LossConfig
 from heads.losses.multitask import MultiTaskLoss
 from heads.modules.config import HeadConfig
 from heads.modules.model import HeadModel
+from heads.modules.outputs import TaskOutput
 from heads.runs.probe import fit_probe
 from heads.scoring.scores import combine
 
@@ -63,6 +65,36 @@ def test_learns_all_four_tasks(new_features: Build, make_frames: MakeFrames, lab
     assert best.selected == pytest.approx(fitted.scores.p.score)
     assert set(best.task_losses) == {"au", "expr", "v", "a"}
     assert best.loss == pytest.approx(sum(best.task_losses.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("asked", [None, 0.4])
+def test_many_rows_take_less_dropout(
+    asked: float | None,
+    new_features: Build,
+    make_frames: MakeFrames,
+    label_vectors: MakeVectors,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = make_frames(VIDEOS, smooth=5)
+    features = new_features(frames, {"mae": label_vectors(frames, dim=8)})
+    head = HeadConfig(temporal="none", seq=1, hidden_dropout=asked)
+
+    def dropout() -> set[float]:
+        model = HeadModel(head, features.shapes(head.encoders))
+        Trainer(model, features, FitConfig(), Parts.of_splits(features))
+        layers = [layer for part in model.modules() if isinstance(part, TaskOutput) for layer in part.layers]
+        return {layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)}
+
+    assert dropout() == {asked or 0.5}
+    monkeypatch.setattr("heads.modules.config.FEW_ROWS", 8)
+    monkeypatch.setattr("heads.modules.config.MANY_ROWS", 256)
+    assert dropout() == {0.0 if asked is None else asked}
+
+
+@pytest.mark.parametrize(("n_rows", "dropout"), [(0, 0.5), (2000, 0.5), (7071, 0.25), (25_000, 0), (200_000, 0)])
+def test_dropout_falls_with_the_logarithm_of_the_rows(n_rows: int, dropout: float) -> None:
+    assert HeadConfig().dropout_for(n_rows) == pytest.approx(dropout, abs=1e-5)
+    assert HeadConfig(hidden_dropout=0.3).dropout_for(n_rows) == 0.3
 
 
 def test_the_default_fit_ends_by_itself_beside_what_a_linear_model_knows(
