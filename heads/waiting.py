@@ -4,10 +4,10 @@ By default they wait by spinning, for milliseconds: on a quiet machine that save
 thread spins in the time that the thread it waits for needs, and a fit takes five to fourteen times as long
 (docs/benchmarks.md, Contention). A short wait costs a quiet machine nothing that can be measured.
 
-OpenMP reads its settings once, when torch, scikit-learn or LightGBM load it. So this runs as `heads` or `extractor` is
-imported, before any of them, and changes nothing if torch is loaded already or the user has chosen. LightGBM loads the
-OpenMP that torch uses, so a script that imports either imports `heads` first: beside two fits, one of 5,000 rows took
-41 s with `heads` first and 188 s with `lightgbm` first.
+OpenMP reads its settings once, when torch, scikit-learn or LightGBM loads it. So this runs when `heads` or `extractor`
+is imported, before any of them, and changes nothing if torch is loaded already or the user has chosen. LightGBM loads
+the same OpenMP library as torch: a script that imports one of them must import `heads` first. Beside two other fits, a
+fit of 5,000 rows took 41 s with `heads` imported first, and 188 s with `lightgbm` imported first.
 """
 
 import os

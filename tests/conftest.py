@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, for all that can be kept in an object store; how threads wait in every test."""
+"""Setup of every test process, and a real S3 server on loopback for tests of object stores."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 from heads.waiting import wait_briefly
 
-wait_briefly()  # before a test module imports torch
+wait_briefly()  # has an effect only before the first test module imports torch
 
 
 @pytest.fixture(scope="session")

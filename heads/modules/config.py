@@ -36,9 +36,9 @@ HIDDEN_DROPOUT: Final = 0.5
 """Dropout of the hidden layers on few rows, unless `HeadConfig.hidden_dropout` says otherwise."""
 FEW_ROWS: Final = 2000
 MANY_ROWS: Final = 25_000
-"""From `FEW_ROWS` to `MANY_ROWS` the hidden layers' dropout falls to 0, in proportion to the logarithm of the rows: on
-50,000 rows of pixels P is 1.88 with .5, 2.06 with .2 and 2.10 with none, on 1,375 rows of the truth 1.85, 1.81 and 1.78
-(docs/benchmarks.md)."""
+"""Between `FEW_ROWS` and `MANY_ROWS` train rows the dropout decreases to 0, linearly in the logarithm of the number of
+rows. P with dropout .5, .2 and 0: 1.88, 2.06 and 2.10 on 50,000 rows of pixels; 1.85, 1.81 and 1.78 on 1,375 rows of
+the true state (docs/benchmarks.md)."""
 TEMPORAL_WIDTH: Final = 64
 IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "state_dropout": 0.0, "temporal_width": 0}
 """Value of each setting in records that were written before the setting existed."""
@@ -231,7 +231,7 @@ class HeadConfig:
             input_dropout=self.input_dropout,
             state_dropout=self.state_dropout,
             temporal_dropout=self.temporal_dropout,
-            hidden_dropout=HIDDEN_DROPOUT if self.hidden_dropout is None else self.hidden_dropout,
+            hidden_dropout=self.dropout_for(0),
             query_dropout=self.query_dropout,
         )
         if self.fusion not in ("auto", *FUSION_NAMES):
@@ -342,7 +342,7 @@ class HeadConfig:
         return self.framework == "task-queries"
 
     def dropout_for(self, n_rows: int) -> float:
-        """Dropout of the hidden layers in a fit on so many rows."""
+        """Dropout of the hidden layers in a fit on `n_rows` rows, in [0, 1)."""
         if self.hidden_dropout is not None:
             return self.hidden_dropout
         few, many, rows = (math.log(n) for n in (FEW_ROWS, MANY_ROWS, max(1, n_rows)))
