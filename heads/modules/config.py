@@ -40,7 +40,13 @@ MANY_ROWS: Final = 25_000
 rows. P with dropout .5, .2 and 0: 1.88, 2.06 and 2.10 on 50,000 rows of pixels; 1.85, 1.81 and 1.78 on 1,375 rows of
 the true state (docs/benchmarks.md)."""
 TEMPORAL_WIDTH: Final = 64
-IN_EARLIER_RECORDS: Final = {"skip": False, "input_dropout": 0.0, "state_dropout": 0.0, "temporal_width": 0}
+IN_EARLIER_RECORDS: Final = {
+    "skip": False,
+    "input_dropout": 0.0,
+    "state_dropout": 0.0,
+    "temporal_width": 0,
+    "au_linear_share": 0.0,
+}
 """Value of each setting in records that were written before the setting existed."""
 STATEFUL: Final = ("lstm", "gru")
 """Temporal modules whose state can be carried into a video's next segment: those that only look back."""
@@ -114,6 +120,11 @@ class HeadConfig:
     hidden_dropout
         Before and between those layers; without such layers there is none. None: it follows from the number of
         rows (see `dropout_for`).
+    au_linear_share
+        Weight, in the action units' logits, of a linear layer beside their hidden layers, in [0, 1). It reads the
+        fused embedding of the frame; without `skip` the temporal module's state. In training each row is predicted
+        by one of the two paths, drawn at random with this probability, so that each learns to predict alone: hidden
+        layers miss a rare action unit of a person whom they have not seen. Without hidden layers it changes nothing.
     blocks, query_width, query_heads, query_feedforward, query_dropout
         Of ``task-queries``: how often queries attend, their columns, and each block's attention heads, feed-forward
         width and dropout.
@@ -160,6 +171,7 @@ class HeadConfig:
     label_width: int = 256
     hidden: tuple[int, ...] | None = None
     hidden_dropout: float | None = None
+    au_linear_share: float = 0.7
     blocks: int = 3
     query_width: int = 128
     query_heads: int = 8
@@ -232,6 +244,7 @@ class HeadConfig:
             state_dropout=self.state_dropout,
             temporal_dropout=self.temporal_dropout,
             hidden_dropout=self.dropout_for(0),
+            au_linear_share=self.au_linear_share,
             query_dropout=self.query_dropout,
         )
         if self.fusion not in ("auto", *FUSION_NAMES):

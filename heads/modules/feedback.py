@@ -57,7 +57,7 @@ class Feedback(ShareEncoder):
 
     def _fed_outputs(self, config: HeadConfig, width: int, fed_width: int) -> dict[str, TaskOutput]:
         heard = width + len(config.sources) * fed_width
-        return {task: TaskOutput(task, heard if task in config.receivers else width, config) for task in config.joint}
+        return {task: self._output(task, heard if task in config.receivers else width, config) for task in config.joint}
 
 
 class HiddenFeedback(Feedback):
@@ -65,9 +65,8 @@ class HiddenFeedback(Feedback):
 
     def feed(self, task: str, states: Tensor, labels: Labels | None) -> tuple[Tensor, Tensor]:
         """A source's logits, and its last hidden layer (B, S, hidden_width), dropout included."""
-        output = self.outputs[task]
-        hidden = output.hidden(states)
-        return output.output(hidden), hidden.detach()
+        logits, hidden = self.outputs[task].read(states)
+        return logits, hidden.detach()
 
     def _make_outputs(self, config: HeadConfig, width: int) -> dict[str, TaskOutput]:
         return self._fed_outputs(config, width, config.hidden_layers[-1])

@@ -111,7 +111,10 @@ class ShareEncoder(Framework):
         return own
 
     def _make_outputs(self, config: HeadConfig, width: int) -> dict[str, TaskOutput]:
-        return {task: TaskOutput(task, width, config) for task in config.joint}
+        return {task: self._output(task, width, config) for task in config.joint}
+
+    def _output(self, task: str, width: int, config: HeadConfig) -> TaskOutput:
+        return TaskOutput(task, width, config, linear_columns=self.trunk.frame_columns)
 
 
 class ShareBottom(Framework):

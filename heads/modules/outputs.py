@@ -2,7 +2,8 @@
 
 The ABAW7 winner (Netease Fuxi) has one Linear a task. AIM3-RUC (ABAW4) has dropout, then Linear, ReLU and dropout for
 each width of 512 and 256, then a Linear; what it feeds back of a task is the last of these layers. V and A go
-through tanh in both here; AIM3's code leaves them unbounded, which the challenge's range does not ask for.
+through tanh in both here; AIM3's code leaves them unbounded, which the challenge's range does not ask for. The default
+head's action units are the mean of hidden layers and of one Linear that reads the frame alone.
 """
 
 from collections.abc import Mapping
@@ -26,10 +27,17 @@ class TaskOutput(nn.Module):
     in_width
         H, columns of the state.
     config
-        `hidden_layers` and `hidden_dropout` are read; a fit on many rows sets another dropout.
+        `hidden_layers`, `hidden_dropout` and `au_linear_share` are read; a fit on many rows sets another dropout.
+    linear_columns
+        Columns of the state that the linear path reads.
+
+    Attributes
+    ----------
+    linear
+        The action units' linear path beside the hidden layers; None for other tasks, and where its share is 0.
     """
 
-    def __init__(self, task: str, in_width: int, config: HeadConfig) -> None:
+    def __init__(self, task: str, in_width: int, config: HeadConfig, *, linear_columns: slice = slice(None)) -> None:
         super().__init__()
         dropout = config.dropout_for(0)
         layers: list[nn.Module] = [nn.Dropout(dropout)] if config.hidden_layers else []
@@ -38,7 +46,12 @@ class TaskOutput(nn.Module):
             layers += [nn.Linear(width, each), nn.ReLU(), nn.Dropout(dropout)]
             width = each
         self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(width, task_named(task).n_outputs)
+        n_outputs = task_named(task).n_outputs
+        self.output = nn.Linear(width, n_outputs)
+        self._linear_share = config.au_linear_share if task == "au" and config.hidden_layers else 0.0
+        self._linear_columns = linear_columns
+        read_width = len(range(in_width)[linear_columns])
+        self.linear = nn.Linear(read_width, n_outputs) if self._linear_share else None
 
     def set_dropout(self, rate: float) -> None:
         """Replace the dropout of the hidden layers."""
@@ -51,8 +64,8 @@ class TaskOutput(nn.Module):
         """Columns of the last hidden layer; the state's, if there is none."""
         return self.output.in_features
 
-    def hidden(self, states: Tensor) -> Tensor:
-        """The last hidden layer.
+    def read(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's logits and the last hidden layer.
 
         Parameters
         ----------
@@ -60,15 +73,27 @@ class TaskOutput(nn.Module):
 
         Returns
         -------
-        shape (B, S, hidden_width), after its ReLU and dropout; the states themselves, if there is no such layer.
+        logits : shape (B, S, n_outputs)
+            Of ``v`` and ``a`` before tanh.
+        hidden : shape (B, S, hidden_width)
+            After its ReLU and dropout; the states themselves, if there is no such layer.
         """
-        last: Tensor = self.layers(states)
-        return last
+        hidden: Tensor = self.layers(states)
+        logits: Tensor = self.output(hidden)
+        if self.linear is not None:
+            logits = self._mixed(self.linear(states[..., self._linear_columns]), logits)
+        return logits, hidden
 
     def forward(self, states: Tensor) -> Tensor:
         """The task's logits, (B, S, H) -> (B, S, n_outputs); of ``v`` and ``a`` before tanh."""
-        logits: Tensor = self.output(self.hidden(states))
-        return logits
+        return self.read(states)[0]
+
+    def _mixed(self, linear: Tensor, nonlinear: Tensor) -> Tensor:
+        """The weighted mean of both paths' logits; in training one of the two, drawn for each row."""
+        if not self.training:
+            return self._linear_share * linear + (1 - self._linear_share) * nonlinear
+        is_linear = torch.rand(linear.shape[:-1], device=linear.device) < self._linear_share
+        return torch.where(is_linear.unsqueeze(-1), linear, nonlinear)
 
 
 def read_outputs(outputs: Mapping[str, TaskOutput], states: Tensor) -> dict[str, Tensor]:

@@ -41,6 +41,8 @@ class Trunk(nn.Module):
     out_width
         Columns of what `forward` gives: H, twice that where the last temporal module reads both ways; with `skip` the
         fused embedding's besides.
+    frame_columns
+        Which of these columns hold the fused embedding of the frame itself; without `skip` all of them.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class Trunk(nn.Module):
         self._skips = config.skip and self._is_temporal
         self._state_dropout = config.state_dropout
         self.out_width = self.temporal.out_width + (self.fused_width if self._skips else 0)
+        self.frame_columns = slice(self.out_width - self.fused_width if self._skips else 0, self.out_width)
 
     def forward(
         self, embeddings: Sequence[Tensor], *, mask: Tensor | None = None, gaps: Tensor | None = None

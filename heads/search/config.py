@@ -9,7 +9,7 @@ from featurestore.errors import ConfigError
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of the folder; raised when a change to the space or to fitting makes old trials incomparable."""
 
 

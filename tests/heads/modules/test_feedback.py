@@ -83,7 +83,7 @@ def test_hidden_feedback_feeds_the_last_hidden_layers_in_task_order() -> None:
     framework = model.framework
     assert isinstance(framework, HiddenFeedback)
     states = framework.trunk(given)
-    hidden = [framework.outputs[task].hidden(states) for task in ("au", "v")]
+    hidden = [framework.outputs[task].read(states)[1] for task in ("au", "v")]
     expected = torch.tanh(framework.outputs["a"](torch.cat([states, *hidden], dim=-1)))
     assert torch.equal(model(given)["a"], expected)
 

@@ -60,7 +60,8 @@ def test_defaults_are_the_papers_with_a_narrower_state_a_hidden_layer_and_a_skip
     assert (config.input_dropout, config.state_dropout) == (0.7, 0.5)
     state = 64
     assert config.temporal_width == state
-    own = 22 + 4 * 256 + 256 * 22  # 12 + 8 + 1 + 1 outputs of four layers of 256
+    # 12 + 8 + 1 + 1 outputs of four layers of 256; the action units' linear path reads the fused embedding alone.
+    own = 22 + 4 * 256 + 256 * 22 + 12 * (768 + 1)
     single = model_of(HeadConfig(temporal="none", seq=1), 768)
     assert count(single) == 4 * 768 * 256 + own
     beside = model_of(HeadConfig(fuse=("au", "v")), 768)  # the outputs read the state and the fused embedding
@@ -103,6 +104,7 @@ def test_the_sizes_of_aim3s_frameworks(framework: str, layers: int, expected: in
         feedback_to=("a",),
         hidden=(512, 256),
         skip=False,
+        au_linear_share=0.0,
     )
     # Counts need no weights; but to draw a table's there, torch first loads its compiler.
     with torch.device("cpu" if framework == "label-feedback" else "meta"):

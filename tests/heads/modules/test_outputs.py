@@ -4,7 +4,7 @@ from torch import nn
 from heads.modules.config import HeadConfig
 from heads.modules.outputs import TaskOutput, in_range
 
-AIM3 = HeadConfig(hidden=(512, 256), hidden_dropout=0.3)
+AIM3 = HeadConfig(hidden=(512, 256), hidden_dropout=0.3, au_linear_share=0.0)
 
 
 def test_without_hidden_layers_it_is_one_linear() -> None:
@@ -12,7 +12,7 @@ def test_without_hidden_layers_it_is_one_linear() -> None:
     states = torch.randn(2, 3, 5)
     assert sum(parameter.numel() for parameter in output.parameters()) == 5 * 8 + 8
     assert torch.equal(output(states), states @ output.output.weight.T + output.output.bias)
-    assert torch.equal(output.hidden(states), states)
+    assert torch.equal(output.read(states)[1], states)
     assert output.hidden_width == 5
 
 
@@ -36,10 +36,40 @@ def test_by_default_there_is_one_hidden_layer() -> None:
 def test_the_logits_come_of_the_last_hidden_layer() -> None:
     output = TaskOutput("v", 6, HeadConfig(hidden=(5, 4))).eval()
     states = torch.randn(2, 3, 6)
-    hidden = output.hidden(states)
+    logits, hidden = output.read(states)
     assert hidden.shape == (2, 3, 4)
     assert hidden.min() >= 0
-    assert torch.equal(output.output(hidden), output(states))
+    assert torch.equal(output.output(hidden), logits)
+    assert torch.equal(output(states), logits)
+
+
+def test_only_action_units_with_hidden_layers_have_a_linear_path() -> None:
+    assert TaskOutput("au", 6, HeadConfig()).linear is not None
+    assert TaskOutput("expr", 6, HeadConfig()).linear is None
+    assert TaskOutput("au", 6, HeadConfig(hidden=())).linear is None
+    assert TaskOutput("au", 6, AIM3).linear is None
+
+
+def test_action_units_are_the_weighted_mean_of_both_paths() -> None:
+    output = TaskOutput("au", 6, HeadConfig(hidden=(5,), au_linear_share=0.6), linear_columns=slice(2, 6)).eval()
+    states = torch.randn(2, 3, 6)
+    assert output.linear is not None
+    assert output.linear.in_features == 4
+    nonlinear = output.output(output.layers(states))
+    torch.testing.assert_close(output(states), 0.6 * output.linear(states[..., 2:]) + 0.4 * nonlinear)
+
+
+def test_in_training_each_row_takes_one_path() -> None:
+    torch.manual_seed(1)
+    config = HeadConfig(hidden=(5,), hidden_dropout=0.0, au_linear_share=0.7)
+    output = TaskOutput("au", 6, config).train()
+    states = torch.randn(40, 50, 6)
+    logits, hidden = output.read(states)
+    assert output.linear is not None
+    is_linear = (logits == output.linear(states)).all(dim=-1)
+    is_nonlinear = (logits == output.output(hidden)).all(dim=-1)
+    assert bool((is_linear ^ is_nonlinear).all())
+    assert 0.65 < float(is_linear.float().mean()) < 0.75  # 2,000 draws: a deviation of .05 is five standard errors
 
 
 def test_only_valence_and_arousal_are_bounded() -> None:

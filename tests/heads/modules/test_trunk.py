@@ -53,7 +53,10 @@ def test_parts_follow_each_other() -> None:
     torch.testing.assert_close(trunk(embeddings, mask=mask), expected)
     assert not torch.allclose(trunk(embeddings), expected, atol=1e-3)
     beside = make(replace(config, skip=True))  # of the same seed, so of the same weights
-    torch.testing.assert_close(beside(embeddings, mask=mask), torch.cat([expected, fused], dim=-1))
+    found = beside(embeddings, mask=mask)
+    torch.testing.assert_close(found, torch.cat([expected, fused], dim=-1))
+    torch.testing.assert_close(found[..., beside.frame_columns], fused)
+    torch.testing.assert_close(expected[..., trunk.frame_columns], expected)  # without `skip` the state is all there is
 
 
 def test_in_training_the_temporal_module_reads_dropped_inputs_and_the_skip_does_not() -> None:

@@ -52,7 +52,7 @@ def test_names() -> None:
 
 
 def test_records_of_earlier_versions_are_read_as_they_were_fitted(tmp_path: Path, features: FeatureSet) -> None:
-    head = HeadConfig(seq=8, temporal_width=0, skip=False, input_dropout=0.0, state_dropout=0.0)
+    head = HeadConfig(seq=8, temporal_width=0, skip=False, input_dropout=0.0, state_dropout=0.0, au_linear_share=0.0)
     run = Run.from_fit(fit(features, head, FitConfig(epochs=1)), features)
     run.save(tmp_path / "run")
     config = tmp_path / "run" / "config.json"
@@ -62,6 +62,7 @@ def test_records_of_earlier_versions_are_read_as_they_were_fitted(tmp_path: Path
         "input_dropout",
         "state_dropout",
         "temporal_width",
+        "au_linear_share",
     ):  # not written before these settings were there
         del record["head"][name]
     del record["epochs"]
