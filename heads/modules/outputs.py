@@ -16,6 +16,11 @@ from heads.tasks import task_named
 
 from .config import HeadConfig
 
+_LINEAR_SCALE = 4.0
+"""Factor of the linear path's layer, which starts at 0. Adam moves a weight by about the learning rate a step, whatever
+its scale, so the layer learns four times as fast: one layer has to keep up with two, or patience ends the fit before it
+has converged (F1 on 600 rows of the true state with 1, 2, 4 and 8: .812, .848, .847, .849)."""
+
 
 class TaskOutput(nn.Module):
     """One task's layers from its state to its logits.
@@ -34,7 +39,8 @@ class TaskOutput(nn.Module):
     Attributes
     ----------
     linear
-        The action units' linear path beside the hidden layers; None for other tasks, and where its share is 0.
+        The action units' linear path beside the hidden layers, before its scale; None for other tasks, and where its
+        share is 0.
     """
 
     def __init__(self, task: str, in_width: int, config: HeadConfig, *, linear_columns: slice = slice(None)) -> None:
@@ -52,6 +58,9 @@ class TaskOutput(nn.Module):
         self._linear_columns = linear_columns
         read_width = len(range(in_width)[linear_columns])
         self.linear = nn.Linear(read_width, n_outputs) if self._linear_share else None
+        if self.linear is not None:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def set_dropout(self, rate: float) -> None:
         """Replace the dropout of the hidden layers."""
@@ -81,7 +90,7 @@ class TaskOutput(nn.Module):
         hidden: Tensor = self.layers(states)
         logits: Tensor = self.output(hidden)
         if self.linear is not None:
-            logits = self._mixed(self.linear(states[..., self._linear_columns]), logits)
+            logits = self._mixed(_LINEAR_SCALE * self.linear(states[..., self._linear_columns]), logits)
         return logits, hidden
 
     def forward(self, states: Tensor) -> Tensor:

@@ -27,14 +27,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of an encoder's rows, once a file is there, or the process that it names is gone and buried."""
+    """The sum of an encoder's rows, once a file is there, or the process that it names is gone and buried.
+
+    Writes the file `begun` first, if there is one.
+    """
 
     name: str
     encoder: str = "mae"
     after: Path | None = None
     death: Path | None = None
+    begun: Path | None = None
 
     def run(self, features: FeatureSet, ask: Ask) -> Result:
+        if self.begun is not None:
+            self.begun.touch()
         answers = (ask(1, 0.5), ask(2, 0.25))
         while self.after is not None and not self.after.exists():
             time.sleep(0.02)
@@ -54,8 +60,11 @@ class Failing:
     name: str
     how: str
     told: Path | None = None
+    after: Path | None = None
 
     def run(self, features: FeatureSet, ask: Ask) -> Result:
+        while self.after is not None and not self.after.exists():
+            time.sleep(0.02)
         if self.how == "kill" and self.told is not None:
             self.told.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -83,13 +92,14 @@ def test_two_workers_share_rows_and_a_death_is_named(
     before = {name: loaded[name].clone() for name in loaded.names}
     held = loaded["mae"]
     assert len(own.targets) == len(own.frames)  # cached here, and not sent along
-    go, killed = tmp_path / "go", tmp_path / "killed"
+    go, killed, begun = tmp_path / "go", tmp_path / "killed", tmp_path / "begun"
     results: dict[int, Result] = {}
     asked: list[tuple[int, int, float]] = []
     taken: list[tuple[int, int]] = []
 
     def jobs() -> Iterator[Sum | Failing]:
-        listed = [Sum("0", "mae", go), Sum("1", "wide", go), Failing("row 2", "kill", killed), Sum("3", death=killed)]
+        killing = Failing("row 2", "kill", killed, after=begun)  # so row 3 has begun, however busy the machine is
+        listed = [Sum("0", "mae", go), Sum("1", "wide", go), killing, Sum("3", death=killed, begun=begun)]
         for number, job in enumerate([*listed, Sum("never begun")]):
             taken.append((number, len(results)))
             yield job

@@ -56,7 +56,11 @@ def test_action_units_are_the_weighted_mean_of_both_paths() -> None:
     assert output.linear is not None
     assert output.linear.in_features == 4
     nonlinear = output.output(output.layers(states))
-    torch.testing.assert_close(output(states), 0.6 * output.linear(states[..., 2:]) + 0.4 * nonlinear)
+    torch.testing.assert_close(output(states), 0.4 * nonlinear)  # the linear path starts at 0
+    nn.init.normal_(output.linear.weight)
+    nn.init.normal_(output.linear.bias)
+    linear = 4 * output.linear(states[..., 2:])
+    torch.testing.assert_close(output(states), 0.6 * linear + 0.4 * nonlinear)
 
 
 def test_in_training_each_row_takes_one_path() -> None:
@@ -66,7 +70,7 @@ def test_in_training_each_row_takes_one_path() -> None:
     states = torch.randn(40, 50, 6)
     logits, hidden = output.read(states)
     assert output.linear is not None
-    is_linear = (logits == output.linear(states)).all(dim=-1)
+    is_linear = (logits == 0).all(dim=-1)  # the linear path starts at 0
     is_nonlinear = (logits == output.output(hidden)).all(dim=-1)
     assert bool((is_linear ^ is_nonlinear).all())
     assert 0.65 < float(is_linear.float().mean()) < 0.75  # 2,000 draws: a deviation of .05 is five standard errors
