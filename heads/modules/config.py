@@ -122,7 +122,8 @@ class HeadConfig:
         rows (see `dropout_for`).
     au_linear_share
         Weight, in the action units' logits, of a linear layer beside their hidden layers, in [0, 1). It reads the
-        fused embedding of the frame; without `skip` the temporal module's state. In training each row is predicted
+        fused embedding of the frame, which, if nothing is learned in fusion, is centred on the rows with labels of
+        action units; without `skip` the temporal module's state. In training each row is predicted
         by one of the two paths, drawn at random with this probability, so that each learns to predict alone: hidden
         layers miss a rare action unit of a person whom they have not seen. Without hidden layers it changes nothing.
     blocks, query_width, query_heads, query_feedforward, query_dropout
@@ -340,9 +341,13 @@ class HeadConfig:
         """True if no weight is shared between joined tasks."""
         if len(self.joint) == 1 or self.framework == "per-task":
             return True
+        return self.framework == "share-encoder" and self.temporal == "none" and self.fuses_as_is and not self.gap_input
+
+    @property
+    def fuses_as_is(self) -> bool:
+        """True if nothing is learned between the inputs and the fused embedding."""
         fusion = self.resolved().fusion
-        fuses_as_is = fusion == "none" or (fusion == "concat" and self.width is None)
-        return self.framework == "share-encoder" and self.temporal == "none" and fuses_as_is and not self.gap_input
+        return fusion == "none" or (fusion == "concat" and self.width is None)
 
     @property
     def separable(self) -> bool:

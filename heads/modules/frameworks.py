@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from featurestore.errors import ConfigError
+from heads.arrays import IntArray
+from heads.features.featureset import FeatureSet
 
 from .config import HeadConfig
+from .inputs import column_statistics
 from .outputs import TaskOutput, read_outputs
 from .sequence import State
 from .shapes import Shapes
@@ -103,6 +107,24 @@ class ShareEncoder(Framework):
     def read(self, states: Tensor, labels: Labels | None) -> dict[str, Tensor]:
         """Logits of each joined task from the trunk's states (B, S, H)."""
         return read_outputs(self.outputs, states)
+
+    def centre(self, features: FeatureSet, rows: IntArray) -> None:
+        """Centre the linear path of the action units on rows with labels of them, if it reads inputs as they are.
+
+        Parameters
+        ----------
+        features
+            With every encoder of the trunk.
+        rows : shape (n,), int64, ascending
+            The rows that are learned from; those count that every encoder has embedded.
+        """
+        names = self.trunk.inputs.names
+        for task, output in self.outputs.items():
+            labelled = rows[features.targets.labelled(task)[rows] & features.usable(names)[rows]]
+            if output.linear is not None and self.trunk.shows_inputs and len(labelled):
+                found = column_statistics(features, names, labelled)
+                means = [found[name].mean.to(features.device, torch.float32) for name in names]
+                output.centre(self.trunk.fusion(self.trunk.inputs(means)))
 
     def alone(self, task: str) -> "ShareEncoder":
         """A copy that gives one task's logits."""

@@ -132,7 +132,7 @@ class HeadModel(nn.Module):
                 part.set_dropout(rate)
 
     def prepare(self, features: FeatureSet, rows: IntArray) -> None:
-        """Take what is counted rather than learned, before the first step: columns' means and the units' graph.
+        """Take what is counted rather than learned, before the first step: columns' means, the units' centre and graph.
 
         Parameters
         ----------
@@ -148,6 +148,8 @@ class HeadModel(nn.Module):
         """
         fit_inputs(self, features, rows)
         for module in self.modules():
+            if isinstance(module, ShareEncoder):
+                module.centre(features, rows)
             if isinstance(module, AuGraph):
                 module.set_co_occurrence(co_occurrence(features.targets, rows))
 

@@ -43,6 +43,8 @@ class Trunk(nn.Module):
         fused embedding's besides.
     frame_columns
         Which of these columns hold the fused embedding of the frame itself; without `skip` all of them.
+    shows_inputs
+        Whether those columns are the inputs of the frame, with nothing learned between.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Trunk(nn.Module):
         self._state_dropout = config.state_dropout
         self.out_width = self.temporal.out_width + (self.fused_width if self._skips else 0)
         self.frame_columns = slice(self.out_width - self.fused_width if self._skips else 0, self.out_width)
+        self.shows_inputs = config.fuses_as_is and (self._skips or not self._is_temporal)
 
     def forward(
         self, embeddings: Sequence[Tensor], *, mask: Tensor | None = None, gaps: Tensor | None = None

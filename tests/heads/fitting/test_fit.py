@@ -212,7 +212,7 @@ def test_tasks_that_share_nothing_keep_an_epoch_each(features: FeatureSet) -> No
         assert np.array_equal(fitted.predictions.of(task), alone.predictions.of(task))
         kept, own = fitted.model.state_dict(), alone.model.state_dict()
         mine = [name for name in own if f".{task}." in name]
-        assert len(mine) == (6 if task == "au" else 4)  # two layers; of action units a linear path besides
+        assert len(mine) == (7 if task == "au" else 4)  # two layers; of action units a linear path and its centre
         assert all(torch.equal(kept[name], own[name]) for name in mine)
     refreshed = predict(fitted.model, features)
     assert all(np.array_equal(refreshed.of(task), fitted.predictions.of(task)) for task in head.joint)

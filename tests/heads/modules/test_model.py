@@ -1,19 +1,28 @@
 """The whole head: sizes, padding, carried states and a short real fit, in every framework."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featurestore.errors import ConfigError
+from featurestore.frames import FrameTable
+from featurestore.labels import AU_COLUMNS
 from heads.features.featureset import FeatureSet
 from heads.fitting.config import FitConfig
 from heads.fitting.fit import fit
 from heads.modules.config import HeadConfig
+from heads.modules.frameworks import ShareEncoder
 from heads.modules.model import HeadModel
 from heads.tasks import TASKS
+
+MakeFrames = Callable[..., FrameTable]
+NewFeatures = Callable[[FrameTable, Mapping[str, NDArray[np.float32]]], FeatureSet]
 
 WIDTH = 8
 
@@ -224,6 +233,57 @@ def test_prepare_counts_the_rows_that_are_given_and_no_others(features: FeatureS
     for head in model.framework.heads.values():
         assert torch.allclose(head.trunk.inputs.mean_0, vectors.mean(dim=0), atol=1e-5)
         assert torch.allclose(head.trunk.inputs.std_0, vectors.std(dim=0, unbiased=False), atol=1e-5)
+
+
+@pytest.fixture
+def partly_labelled(make_frames: MakeFrames, new_features: NewFeatures) -> FeatureSet:
+    """Rows 0 to 39 have action units, 40 to 69 have none; of two encoders, the means differ from part to part."""
+    data = make_frames({"a": ("train", 40), "b": ("train", 30), "c": ("val", 20)}).data
+    unknown = [pl.when(pl.col("video") == "b").then(None).otherwise(pl.col(name)).alias(name) for name in AU_COLUMNS]
+    rng = np.random.default_rng(0)
+    shift = np.repeat([1.0, -2.0, 0.0], [40, 30, 20])[:, None]
+    vectors = {name: (rng.normal(3, 2, (90, WIDTH)) + shift).astype(np.float32) for name in ("mae", "au")}
+    return new_features(FrameTable(data.with_columns(unknown)), vectors)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HeadConfig(temporal="none"),
+        HeadConfig(temporal="none", normalise=False),
+        HeadConfig(framework="per-task"),
+        HeadConfig(framework="hidden-feedback", feedback_from=("v",)),
+        HeadConfig(fuse=("au",), fusion="concat", columns={"au": (-3, None)}),
+        HeadConfig(fuse=("au",), fusion="late"),
+    ],
+    ids=["frame", "as they are", "per-task", "hidden-feedback", "concat", "late"],
+)
+def test_the_units_linear_path_is_centred_on_their_own_rows(partly_labelled: FeatureSet, head: HeadConfig) -> None:
+    model = model_of(head)
+    model.prepare(partly_labelled, np.arange(70))
+    shares = [each for each in model.modules() if isinstance(each, ShareEncoder) and "au" in each.outputs]
+    assert shares
+    for share in shares:
+        assert share.outputs["au"].linear is not None
+        reader = partly_labelled.windows(share.trunk.inputs.names, np.arange(40)[None], batch_windows=1)
+        fused = share.trunk.fused(next(iter(reader.in_order())).inputs)
+        assert fused.mean(dim=(0, 1)).abs().min() > 0.1
+        torch.testing.assert_close(share.outputs["au"].linear_centre, fused.mean(dim=(0, 1)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", [HeadConfig(fuse=("au",)), HeadConfig(skip=False)], ids=["learned fusion", "no skip"])
+def test_a_linear_path_that_reads_what_is_learned_is_not_centred(partly_labelled: FeatureSet, head: HeadConfig) -> None:
+    model = model_of(head)
+    model.prepare(partly_labelled, np.arange(70))
+    assert isinstance(model.framework, ShareEncoder)
+    assert not model.framework.outputs["au"].linear_centre.any()
+
+
+def test_a_head_without_labels_of_action_units_is_not_centred(partly_labelled: FeatureSet) -> None:
+    model = model_of(HeadConfig(temporal="none"))
+    model.prepare(partly_labelled, np.arange(40, 70))
+    assert isinstance(model.framework, ShareEncoder)
+    assert not model.framework.outputs["au"].linear_centre.any()
 
 
 TRAINING = FitConfig(epochs=2, batch_frames=96, learning_rate=3e-3, device="cpu")

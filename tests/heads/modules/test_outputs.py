@@ -63,6 +63,17 @@ def test_action_units_are_the_weighted_mean_of_both_paths() -> None:
     torch.testing.assert_close(output(states), 0.6 * linear + 0.4 * nonlinear)
 
 
+def test_the_linear_path_is_centred() -> None:
+    output = TaskOutput("au", 6, HeadConfig(hidden=(5,), au_linear_share=0.6), linear_columns=slice(2, 6)).eval()
+    assert output.linear is not None
+    nn.init.normal_(output.linear.weight)
+    states, mean = torch.randn(2, 3, 6), torch.randn(4)
+    before, moved = output(states), torch.cat([torch.zeros(2), mean])
+    output.centre(mean)
+    through_hidden = 0.4 * (output.output(output.layers(states + moved)) - output.output(output.layers(states)))
+    torch.testing.assert_close(output(states + moved), before + through_hidden)
+
+
 def test_in_training_each_row_takes_one_path() -> None:
     torch.manual_seed(1)
     config = HeadConfig(hidden=(5,), hidden_dropout=0.0, au_linear_share=0.7)
