@@ -170,8 +170,8 @@ def _centre(X: Tensor, table: Tensor, config: LightConfig) -> Tensor:
     """What is taken off the inputs, shape (n_columns,): of one layer the mean of the rows that it learns from.
 
     The table is normalised by all rows of train, and labels are of some of them (see `TaskOutput.centre` in
-    heads/modules/outputs.py): F1 of action units with one layer on 600 rows of 15 videos .53, centred .58. Of hidden
-    layers it changes nothing.
+    heads/modules/outputs.py): F1 of action units with one layer on 600 rows of 15 videos .53, centred .58. Hidden
+    layers gained nothing by it, and read the inputs as they are.
     """
     total = torch.zeros(X.shape[1], device=X.device)
     if not config.hidden_layers:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from featurestore.errors import ConfigError
@@ -123,7 +122,7 @@ class ShareEncoder(Framework):
             labelled = rows[features.targets.labelled(task)[rows] & features.usable(names)[rows]]
             if output.linear is not None and self.trunk.shows_inputs and len(labelled):
                 found = column_statistics(features, names, labelled)
-                means = [found[name].mean.to(features.device, torch.float32) for name in names]
+                means = [found[name].mean.float().to(features.device) for name in names]
                 output.centre(self.trunk.fusion(self.trunk.inputs(means)))
 
     def alone(self, task: str) -> "ShareEncoder":
