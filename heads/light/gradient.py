@@ -167,9 +167,9 @@ class _Descent:
 
 
 def _centre(X: Tensor, table: Tensor, config: LightConfig) -> Tensor:
-    """What is taken off the inputs, shape (n_columns,): of one layer the mean of the rows that it learns from.
+    """What is subtracted from the inputs, shape (n_columns,): without hidden layers, their mean over the training rows.
 
-    The table is normalised by all rows of train, and labels are of some of them (see `TaskOutput.centre` in
+    The inputs are normalised over all train rows, of which only some have labels of a task (see `TaskOutput.centre` in
     heads/modules/outputs.py): F1 of action units with one layer on 600 rows of 15 videos .53, centred .58. Hidden
     layers gained nothing by it, and read the inputs as they are.
     """

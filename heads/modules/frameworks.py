@@ -108,7 +108,9 @@ class ShareEncoder(Framework):
         return read_outputs(self.outputs, states)
 
     def centre(self, features: FeatureSet, rows: IntArray) -> None:
-        """Centre the linear path of the action units on rows with labels of them, if it reads inputs as they are.
+        """Subtract from the inputs of the action units' linear path their mean over the rows with action-unit labels.
+
+        Nothing is done if something is learned between the inputs and that path, for their mean then moves.
 
         Parameters
         ----------
@@ -119,8 +121,10 @@ class ShareEncoder(Framework):
         """
         names = self.trunk.inputs.names
         for task, output in self.outputs.items():
+            if output.linear is None or not self.trunk.shows_inputs:
+                continue
             labelled = rows[features.targets.labelled(task)[rows] & features.usable(names)[rows]]
-            if output.linear is not None and self.trunk.shows_inputs and len(labelled):
+            if len(labelled):
                 found = column_statistics(features, names, labelled)
                 means = [found[name].mean.float().to(features.device) for name in names]
                 output.centre(self.trunk.fusion(self.trunk.inputs(means)))

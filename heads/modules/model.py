@@ -132,7 +132,7 @@ class HeadModel(nn.Module):
                 part.set_dropout(rate)
 
     def prepare(self, features: FeatureSet, rows: IntArray) -> None:
-        """Take what is counted rather than learned, before the first step: columns' means, the units' centre and graph.
+        """Compute what is not learned, before the first step: means of the inputs, and the action units' graph.
 
         Parameters
         ----------
